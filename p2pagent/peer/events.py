@@ -136,7 +136,7 @@ Event = (
 class Timer(Struct, frozen=True):
     """What a timer is about. One that no longer matters when it fires is ignored, so none is ever cancelled."""
 
-    kind: Literal["quotes", "progress", "hold", "forget", "record", "exchange", "sweep"]
+    kind: Literal["quotes", "progress", "hold", "record", "exchange"]
     ident: bytes = b""
     mark: int = 0
 
@@ -227,20 +227,7 @@ class Tell(Struct, frozen=True):
     update: "Update"
 
 
-Effect = (
-    Send
-    | Publish
-    | SetTimer
-    | Generate
-    | Abort
-    | Post
-    | Acknowledged
-    | Find
-    | Provide
-    | Learn
-    | Blame
-    | Tell
-)
+Effect = Send | Publish | SetTimer | Generate | Abort | Post | Acknowledged | Find | Provide | Learn | Blame | Tell
 
 # --- what the user is told ------------------------------------------------------------------------------------------
 

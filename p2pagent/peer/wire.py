@@ -266,7 +266,7 @@ def decode(protocol: str, data: bytes) -> WireMessage:
     Raises:
         RemoteError: not exactly one well-formed message of that protocol.
     """
-    return _convert(data, PROTOCOL_MESSAGES[protocol])  # type: ignore[return-value]
+    return parsed(data, PROTOCOL_MESSAGES[protocol])  # type: ignore[return-value]
 
 
 def sealed(value: Record | Quote | Receipt, keys: Keys) -> tuple[bytes, bytes]:
@@ -281,7 +281,7 @@ def opened(kind: type[_S], body: bytes, signature: bytes, signer: PeerId | None,
     Raises:
         RemoteError: malformed, or not signed by `signer`.
     """
-    value: _S = _convert(body, kind)  # type: ignore[assignment]
+    value: _S = parsed(body, kind)  # type: ignore[assignment]
     who = PeerId(value.peer) if isinstance(value, Record) else signer
     if who is None or not keys.verify(who, SIGNED_DOMAINS[kind], body, signature):
         raise RemoteError(f"{kind.__name__.lower()} is not signed by {who}")
@@ -293,7 +293,12 @@ def receipt_id(body: bytes) -> bytes:
     return sha256(body).digest()
 
 
-def _convert(data: bytes, kind: type) -> object:
+def parsed(data: bytes, kind: type) -> object:
+    """The value of `kind` in `data`, no signature checked.
+
+    Raises:
+        RemoteError: not exactly one well-formed value of that kind.
+    """
     if len(data) > FRAME_BYTES_MAX:
         raise RemoteError(f"frame of {len(data)} bytes exceeds {FRAME_BYTES_MAX}")
     unpacker = msgpack.Unpacker(

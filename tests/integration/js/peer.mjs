@@ -12,7 +12,7 @@
 //   {"event":"record","from":..,"hex":..}               one gossip message
 //   {"event":"published","recipients":N}
 //   {"event":"frame","stream":N,"hex":..}               one frame on stream N
-//   {"event":"closed","stream":N}                       end of stream N
+//   {"event":"closed","stream":N,"reason":..}           end of stream N
 //   {"event":"inbound","hex":..}                        --echo only
 //   {"event":"disconnected","peer":..}
 //   {"event":"error","message":..}                      a command failed; we live on
@@ -37,7 +37,7 @@ const [{ createLibp2p }, { tcp }, { noise }, { yamux }, { identify, identifyPush
     '@libp2p/ping', '@libp2p/gossipsub', '@libp2p/utils', '@multiformats/multiaddr'].map(name => import(name)))
 
 const MAX_FRAME = 1 << 20 // what the Python side accepts, too
-const MAX_LINE = 4 << 20 // a command with a full frame in hex, and room
+const MAX_WAITING = 8 << 20 // commands not yet carried out: three full frames in hex
 const LIFETIME_MS = 10 * 60_000 // no test is longer; a leaked node ends itself
 
 const { values: args } = parseArgs({
@@ -106,15 +106,17 @@ process.stdin.on('error', quit)
 process.stdin.on('data', chunk => {
   const lines = (partial + chunk).split('\n')
   partial = lines.pop()
-  if (partial.length > MAX_LINE) process.exit(2)
   for (const line of lines.filter(Boolean)) {
     let command
     try { command = JSON.parse(line) } catch (err) { fail(err); continue }
-    if (command.quit) return quit() // not behind a stuck command
-    if (++waiting > 16) process.stdin.pause()
-    commands = commands.then(() => run(command)).catch(fail).finally(() => {
-      if (--waiting === 0) process.stdin.resume()
-    })
+    if (command?.quit) return quit() // not behind a stuck command
+    waiting += line.length
+    commands = commands.then(() => run(command)).catch(fail).finally(() => { waiting -= line.length })
+  }
+  // Pausing stdin would bound this as well, but then nobody watches for its end.
+  if (partial.length + waiting > MAX_WAITING) {
+    fail(new RangeError('too many bytes of commands waiting'))
+    process.exit(2)
   }
 })
 
@@ -140,8 +142,7 @@ async function readFrames (frames, id) {
   try {
     for (;;) say('frame', { stream: id, hex: hex(await frames.read()) })
   } catch (err) {
-    if (err.name !== 'UnexpectedEOFError') fail(err)
-    say('closed', { stream: id })
+    say('closed', { stream: id, reason: err.name }) // UnexpectedEOFError: the peer has finished
   }
 }
 

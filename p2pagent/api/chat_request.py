@@ -1,0 +1,175 @@
+"""OpenAI's chat completion request: what we take from it, and what we refuse rather than answer something else.
+
+Rule 1: a parameter that changes what the answer means and that we cannot honour is an error, never ignored.
+Rule 2: one that only flavours the sampling (`top_p`, penalties), or that we do not know, is ignored, so that every
+OpenAI client works as it comes.
+"""
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from p2pagent.api.faults import ApiError
+from p2pagent.config import Money, Preferences
+from p2pagent.peer.events import Policy
+from p2pagent.types import ChatMessage, PrivacyClass, Sampling
+
+NETWORK_MODEL = "p2pagent"
+LOCAL_MODEL = "p2pagent-local"
+MODELS = (NETWORK_MODEL, LOCAL_MODEL)
+"""Whom to ask: the whole network, or the agents of this device only."""
+
+_TURNS_MAX = 256
+_TURN_CHARS_MAX = 1 << 18
+"""Both as the wire carries them; a longer conversation could be sent to nobody."""
+
+_SEEDS = 1 << 31
+
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "n": (1,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "stop": ([], ""),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+}
+"""Parameters that we cannot honour, with the values (besides null) under which they ask for nothing."""
+
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+_T = TypeVar("_T")
+_Tokens = Annotated[int, Meta(ge=1, le=1 << 24)]
+
+
+class ContentPart(Struct, frozen=True):
+    """A part of a message's content; only text has an answer here."""
+
+    type: str
+    text: str = ""
+
+
+class Message(Struct, frozen=True):
+    """One turn in OpenAI's words."""
+
+    role: str
+    content: str | tuple[ContentPart, ...] | None = None
+
+
+class StreamOptions(Struct, frozen=True):
+    """How a stream is to be."""
+
+    include_usage: bool | None = None
+
+
+class Extension(Struct, frozen=True, forbid_unknown_fields=True):
+    """Our own object in the request: what this one answer is worth. What is left out comes from the preferences."""
+
+    value_microcredits: Money | None = None
+    delay_microcredits_per_s: Money | None = None
+    price_max_microcredits: Money | None = None
+    privacy: PrivacyClass | None = None
+    raw: bool | None = None
+
+
+class ChatRequest(Struct, frozen=True):
+    """The request, as far as it is used."""
+
+    model: str
+    messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=_TURNS_MAX)]
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    seed: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    p2pagent: Extension | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def turns(self) -> tuple[ChatMessage, ...]:
+        """The conversation.
+
+        Raises:
+            ApiError: a role or a content that no agent here understands.
+        """
+        return tuple(_turn(message, f"messages.{index}") for index, message in enumerate(self.messages))
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the answer is drawn; OpenAI's wide range of seeds is folded into ours."""
+        default = Sampling()
+        return Sampling(
+            max_tokens=_first(self.max_completion_tokens, self.max_tokens, default.max_tokens),
+            temperature_milli=default.temperature_milli if self.temperature is None else round(self.temperature * 1000),
+            seed=default.seed if self.seed is None else self.seed % _SEEDS,
+        )
+
+    def policy(self, preferences: Preferences) -> Policy:
+        """What the answer is worth. A plain client's stream is raw, for it cannot take words back."""
+        ours = self.p2pagent or Extension()
+        return Policy(
+            value_microcredits=_first(ours.value_microcredits, preferences.value_microcredits),
+            delay_microcredits_per_s=_first(ours.delay_microcredits_per_s, preferences.delay_microcredits_per_s),
+            price_max_microcredits=_first(ours.price_max_microcredits, preferences.price_max_microcredits),
+            privacy="local" if self.model == LOCAL_MODEL else _first(ours.privacy, preferences.privacy),
+            raw=_first(ours.raw, bool(self.stream)),
+        )
+
+
+def parse(body: bytes) -> ChatRequest:
+    """The request in `body`.
+
+    Raises:
+        ApiError: it is malformed, names no model of ours, or asks for what we cannot do.
+    """
+    try:
+        raw = msgspec.json.decode(body)
+        request = msgspec.convert(raw, ChatRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, "invalid_request", str(error)) from error
+    for name, neutral in _NEUTRAL.items():
+        value = raw.get(name)
+        if value is not None and value not in neutral:
+            raise ApiError(400, "unsupported_parameter", f"{name} is not supported by this network", param=name)
+    if request.model not in MODELS:
+        raise ApiError(
+            404, "model_not_found", f"there is no model {request.model!r}, only {', '.join(MODELS)}", param="model"
+        )
+    return request
+
+
+def _turn(message: Message, param: str) -> ChatMessage:
+    role = _ROLES.get(message.role)
+    if role is None:
+        raise ApiError(400, "unsupported_parameter", f"role {message.role!r} is not supported", param=f"{param}.role")
+    if isinstance(message.content, tuple):
+        for part in message.content:
+            if part.type != "text":
+                raise ApiError(
+                    400, "unsupported_parameter", f"{part.type!r} content is not supported", param=f"{param}.content"
+                )
+        content = "".join(part.text for part in message.content)
+    else:
+        content = message.content or ""
+    if len(content) > _TURN_CHARS_MAX:
+        raise ApiError(
+            400, "context_length_exceeded", f"a turn is longer than {_TURN_CHARS_MAX} characters", param=param
+        )
+    return msgspec.convert((role, content), ChatMessage)
+
+
+def _first(*choices: _T | None) -> _T:
+    """The first of `choices` that is given; the last always is."""
+    return next(choice for choice in choices if choice is not None)

@@ -1,0 +1,126 @@
+"""`p2pagent ask`."""
+
+import sys
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from p2pagent.api.chat_request import Extension
+from p2pagent.api.client import Client
+from p2pagent.cli.app import (
+    DelayOption,
+    HomeOption,
+    JsonOption,
+    PriceOption,
+    PrivacyOption,
+    ValueOption,
+    app,
+    examples,
+    home_of,
+)
+from p2pagent.cli.output import credits_text, emit_json, note, short, table
+from p2pagent.errors import Exit, LocalError
+from p2pagent.peer.events import Answered, Candidate, Restarted, Text, Unanswered
+
+
+@app.command(
+    epilog=examples(
+        "p2pagent ask 'reverse the word hello'",
+        "p2pagent ask --explain --max-price 0.01 'add 12 and 30'",
+        "p2pagent ask --privacy local - < question.txt",
+    )
+)
+def ask(
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question; - reads it from stdin.")],
+    *,
+    value: ValueOption = None,
+    delay_cost: DelayOption = None,
+    max_price: PriceOption = None,
+    privacy: PrivacyOption = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print each piece at once, and fail if the agent goes away after the first.")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Tell on stderr who was considered and why.")] = False,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="The longest answer.")] = None,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Ask a question and print the answer.
+
+    What is not given comes from the preferences in the settings. On a terminal the answer appears as it is made, and
+    starts again below should its agent go away; into a pipe goes only a whole answer, unless --raw is given.
+    """
+    worth = Extension(
+        value_microcredits=value,
+        delay_microcredits_per_s=delay_cost,
+        price_max_microcredits=max_price,
+        privacy=privacy,
+        raw=raw,
+    )
+    text = sys.stdin.read() if question == "-" else question
+    at_once = not as_json and (raw or sys.stdout.isatty())
+    with Client(home_of(home)) as client, closing(client.ask(text, worth, max_tokens)) as updates:
+        for update in updates:
+            match update:
+                case Text(piece) if at_once:
+                    typer.echo(piece, nl=False)
+                case Text():
+                    pass
+                case Restarted():
+                    if at_once:
+                        typer.echo()
+                    note(f"{update.lost.name}@{short(update.lost.peer)} went away ({update.reason}); starting again")
+                case Answered():
+                    _show_answer(update, at_once=at_once, as_json=as_json)
+                    _explain(update.candidates, update.why, wanted=explain)
+                case Unanswered():
+                    if as_json:
+                        emit_json(update)
+                    elif at_once and update.partial:
+                        typer.echo()
+                    _explain(update.candidates, update.reason, wanted=explain)
+                    raise _failure(update)
+
+
+def _show_answer(answer: Answered, *, at_once: bool, as_json: bool) -> None:
+    if as_json:
+        emit_json(answer)
+        return
+    typer.echo("" if at_once else answer.text)
+    note(
+        f"{answer.agent.name}@{short(answer.agent.peer)} ({answer.model}), "
+        f"{credits_text(answer.price_microcredits)} credits, "
+        f"first token after {answer.ttft_ms} ms, all after {answer.total_ms} ms"
+    )
+
+
+def _explain(candidates: tuple[Candidate, ...], why: str, *, wanted: bool) -> None:
+    if not wanted:
+        return
+    header = ("agent", "model", "quality", "cost", "worth", "price at most", "first token", "outcome")
+    note(table(header, [_row(candidate) for candidate in candidates]))
+    note(why)
+
+
+def _row(candidate: Candidate) -> tuple[str, ...]:
+    return (
+        f"{candidate.agent.name}@{short(candidate.agent.peer)}",
+        candidate.model,
+        f"{candidate.quality:.2f}±{candidate.uncertainty:.2f}",
+        credits_text(candidate.expected_cost_microcredits),
+        credits_text(candidate.worth_microcredits),
+        credits_text(candidate.price_cap_microcredits),
+        "-" if candidate.ttft_ms is None else f"{candidate.ttft_ms} ms",
+        candidate.outcome,
+    )
+
+
+def _failure(update: Unanswered) -> LocalError:
+    if update.partial:
+        return LocalError(f"the answer broke off: {update.reason}", "ask again without --raw", Exit.PARTIAL)
+    return LocalError(
+        f"no answer: {update.reason}",
+        "--explain tells who was considered; `p2pagent status` how your own agent fares",
+        Exit.NO_ANSWER,
+    )

@@ -1,0 +1,43 @@
+"""`p2pagent testnet`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from p2pagent.cli.app import app, examples
+
+
+@app.command(
+    "testnet",
+    epilog=examples("p2pagent testnet", "p2pagent testnet --nodes 12 --questions 200 --seed 7 --json result.json"),
+)
+def run_testnet(
+    *,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, max=256, help="Daemons to run.")] = 6,
+    questions: Annotated[int, typer.Option("--questions", min=1, max=100_000, help="Questions to ask.")] = 60,
+    engine: Annotated[Literal["embedded", "vllm"], typer.Option("--engine", help="What answers.")] = "embedded",
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Questions at a time.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the questions and who asks them.")] = 0,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the measurements there as JSON.")
+    ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", metavar="FOLDER", help="Keep the daemons' folders there instead of removing them."),
+    ] = None,
+) -> None:
+    """Run a network of real daemons on this device, ask it questions whose answers are known, and report."""
+    from p2pagent import testnet as network
+
+    raise typer.Exit(
+        network.main(
+            nodes=nodes,
+            questions=questions,
+            engine=engine,
+            concurrency=concurrency,
+            seed=seed,
+            json_path=json_path,
+            home=home,
+        )
+    )

@@ -1,0 +1,116 @@
+"""`p2pagent status`, `peers` and `ledger`: what the daemon knows, as tables."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from p2pagent.api.client import Client
+from p2pagent.api.node import PeerView
+from p2pagent.cli.app import HomeOption, JsonOption, app, examples, home_of
+from p2pagent.cli.output import credits_text, emit_json, note, short, table
+
+
+@app.command(epilog=examples("p2pagent status", "p2pagent status --json"))
+def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """Tell how the daemon and its agents fare."""
+    with Client(home_of(home)) as client:
+        view = client.status()
+    if as_json:
+        emit_json(view)
+        return
+    rows = [
+        ("peer", view.peer),
+        ("version", view.version),
+        ("network", f"{view.network}, space {view.space}"),
+        ("addresses", " ".join(view.addresses)),
+        ("up", f"{view.uptime_s} s"),
+        ("peers", f"{view.neighbours} connected, {view.known_peers} known"),
+        ("queries", f"{view.queries_running} running"),
+        ("frames", f"{view.frames_in} in, {view.frames_out} out"),
+        ("gossip", f"{view.gossip_in} in, {view.gossip_out} out"),
+        ("faults", str(view.faults)),
+    ]
+    typer.echo("\n".join(f"{name:10} {value}".rstrip() for name, value in rows))
+    header = ("agent", "model", "state", "running", "completed", "failed", "restarts")
+    agents = [
+        (
+            agent.agent,
+            agent.model,
+            "ready" if agent.ready else "not ready",
+            str(agent.running),
+            str(agent.completed),
+            str(agent.failed),
+            str(agent.restarts),
+        )
+        for agent in view.agents
+    ]
+    typer.echo("\n" + table(header, agents))
+    for warning in view.warnings:
+        note(f"warning: {warning}")
+
+
+@app.command(epilog=examples("p2pagent peers", "p2pagent peers --json"))
+def peers(as_json: JsonOption = False, home: HomeOption = None) -> None:
+    """List the peers that this device knows, one line per agent.
+
+    Skill is an agent's mean measured accuracy, prices are credits per 1000 tokens, a positive balance is owed to you.
+    """
+    with Client(home_of(home)) as client:
+        views = client.peers()
+    if as_json:
+        emit_json(views)
+        return
+    header = ("peer", "link", "lease", "agent", "model", "skill", "prompt", "output", "balance", "faults")
+    typer.echo(table(header, [row for view in views for row in _rows(view)]))
+
+
+def _rows(view: PeerView) -> list[tuple[str, ...]]:
+    who = (view.peer, "up" if view.connected else "down", f"{view.lease_left_ms // 1000} s")
+    standing = (credits_text(view.balance_microcredits), str(view.faults))
+    if not view.agents:
+        return [(*who, "-", "-", "-", "-", "-", *standing)]
+    return [
+        (
+            *who,
+            agent.name,
+            agent.model,
+            f"{agent.skill:.2f}",
+            credits_text(agent.prompt_microcredits * 1000),
+            credits_text(agent.output_microcredits * 1000),
+            *standing,
+        )
+        for agent in view.agents
+    ]
+
+
+@app.command(epilog=examples("p2pagent ledger", "p2pagent ledger --limit 5 --json"))
+def ledger(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many receipts to show.")] = 20,
+    as_json: JsonOption = False,
+    home: HomeOption = None,
+) -> None:
+    """Show the balance with each peer and the latest receipts; a positive balance is owed to you."""
+    with Client(home_of(home)) as client:
+        view = client.ledger(limit)
+    if as_json:
+        emit_json(view)
+        return
+    typer.echo(table(("peer", "balance"), [(peer, credits_text(sum_)) for peer, sum_ in sorted(view.balances.items())]))
+    header = ("receipt", "when", "you", "peer", "agent", "tokens in", "cached", "out", "price", "settled")
+    receipts = [
+        (
+            receipt.receipt_id[:12],
+            datetime.fromtimestamp(receipt.issued_ms / 1000, UTC).isoformat(" ", "seconds"),
+            receipt.role,
+            short(receipt.other),
+            receipt.agent,
+            str(receipt.prompt_tokens),
+            str(receipt.cached_tokens),
+            str(receipt.output_tokens),
+            credits_text(receipt.price_microcredits),
+            "yes" if receipt.acknowledged else "not yet",
+        )
+        for receipt in view.receipts
+    ]
+    typer.echo("\n" + table(header, receipts))

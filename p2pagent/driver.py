@@ -1,0 +1,265 @@
+"""The trio driver of a peer: turns effects into IO, and what comes of it into events. It decides nothing.
+
+One task handles events in the order in which they came; everything slow (engines, ledger, DHT) runs beside it and reports
+back by an event. Events that other peers cause are dropped, and counted, while too many wait; our own never are, because
+each answers an effect.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from heapq import heappop, heappush
+from typing import Protocol
+
+import trio
+from trio_typing import TaskStatus
+
+from p2pagent.engine.base import Delta, Engine, GenerateRequest
+from p2pagent.errors import EngineUnavailableError, LocalError
+from p2pagent.peer.events import (
+    Abort,
+    Acknowledged,
+    Ask,
+    Blame,
+    CancelAsk,
+    Effect,
+    Event,
+    Find,
+    Generate,
+    Generated,
+    GenerationEnded,
+    GenerationFailed,
+    Learn,
+    Post,
+    Posted,
+    Provide,
+    ProvidersFound,
+    Publish,
+    Received,
+    Send,
+    SetTimer,
+    Tell,
+    Timer,
+    TimerFired,
+    Update,
+)
+from p2pagent.peer.peer import Peer
+from p2pagent.peer.wire import encode, protocol_of
+from p2pagent.types import PeerId
+
+WAITING_MAX = 4096
+"""Events waiting to be handled beyond which those of other peers are dropped."""
+
+PIECE_MS = 20
+"""Pieces of an answer decoded within this time of the last one sent travel together: a frame costs more than a token."""
+
+PROVIDERS_MAX = 16
+UPDATES_PER_TOKEN = 2
+"""Room for the user's updates: each piece holds a token or more, and an answer may start over."""
+
+
+class Transport(Protocol):
+    """What the driver needs of the network."""
+
+    def send(self, peer: PeerId, protocol: str, payload: bytes) -> None:
+        """Queue a frame for `peer`; a failure comes back as an event."""
+
+    def publish(self, data: bytes) -> None:
+        """Gossip our record."""
+
+    def learn_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Remember where `peer` is reached."""
+
+    def connect(self, peer: PeerId) -> None:
+        """Dial `peer` ahead of need."""
+
+    async def provide(self, cell: str) -> bool:
+        """Tell the DHT that we serve `cell`."""
+
+    async def find(self, cell: str, count: int) -> tuple[PeerId, ...]:
+        """Peers that the DHT names for `cell`."""
+
+
+class Bookkeeper(Protocol):
+    """What the driver needs of the store."""
+
+    async def post(self, receipt_body: bytes, seller_signature: bytes, buyer_signature: bytes) -> bool:
+        """Book durably, once."""
+
+    async def acknowledge(self, receipt_id: bytes) -> None:
+        """The seller has booked it too."""
+
+
+class Driver:
+    """Runs `peer`. `clock` gives milliseconds since the Unix epoch and never goes back."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        transport: Transport,
+        engines: Mapping[str, Engine],
+        books: Bookkeeper,
+        clock: Callable[[], int],
+        observe: Callable[[int, Event, list[Effect]], None] | None = None,
+    ) -> None:
+        self.faults: dict[PeerId, int] = {}
+        self.events_dropped = 0
+        self._peer = peer
+        self._transport = transport
+        self._engines = engines
+        self._books = books
+        self._clock = clock
+        self._observe = observe
+        self._waiting: deque[Event] = deque()
+        self._wake = trio.Event()
+        self._timers: list[tuple[int, int, Timer]] = []
+        self._timers_set = 0
+        self._jobs: dict[bytes, trio.CancelScope] = {}
+        self._users: dict[str, trio.MemorySendChannel[Update]] = {}
+        self._queries = 0
+
+    def put(self, event: Event) -> None:
+        """Handle `event` in its turn."""
+        self._waiting.append(event)
+        self._wake.set()
+
+    def received(self, event: Received) -> None:
+        """Handle what a peer sent, unless too much waits already."""
+        if len(self._waiting) >= WAITING_MAX:
+            self.events_dropped += 1
+        else:
+            self.put(event)
+
+    def blame(self, peer: PeerId) -> None:
+        """Count a fault of `peer`; at the bound the one longest without a fault is forgotten."""
+        self.faults[peer] = self.faults.pop(peer, 0) + 1
+        if len(self.faults) > WAITING_MAX:
+            del self.faults[next(iter(self.faults))]
+
+    @asynccontextmanager
+    async def ask(self, make: Callable[[str], Ask]) -> AsyncIterator[trio.MemoryReceiveChannel[Update]]:
+        """Put the question that `make(query id)` gives; the channel ends with the query. Leaving early cancels it."""
+        self._queries += 1
+        ask = make(f"q{self._queries}")
+        send, receive = trio.open_memory_channel[Update](UPDATES_PER_TOKEN * ask.sampling.max_tokens + 16)
+        self._users[ask.query] = send
+        self.put(ask)
+        try:
+            with receive:
+                yield receive
+        finally:
+            if self._users.pop(ask.query, None) is not None:
+                self.put(CancelAsk(ask.query))
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Handle events until cancelled."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                event = await self._next()
+                now_ms = self._clock()
+                effects = self._peer.handle(event, now_ms)
+                if self._observe is not None:
+                    self._observe(now_ms, event, effects)
+                for effect in effects:
+                    self._perform(nursery, effect)
+
+    async def _next(self) -> Event:
+        """The next event: one that waits, else the first timer once it is due."""
+        while True:
+            if self._timers and self._timers[0][0] <= self._clock():
+                return TimerFired(heappop(self._timers)[2])
+            await trio.lowlevel.checkpoint()
+            if self._waiting:
+                return self._waiting.popleft()
+            self._wake = trio.Event()
+            until_s = (self._timers[0][0] - self._clock()) / 1000 if self._timers else float("inf")
+            with trio.move_on_after(max(0.0, until_s)):
+                await self._wake.wait()
+
+    def _perform(self, nursery: trio.Nursery, effect: Effect) -> None:
+        match effect:
+            case Send(peer, message):
+                self._transport.send(peer, protocol_of(message), encode(message))
+            case Publish(record):
+                self._transport.publish(encode(record))
+            case SetTimer(at_ms, timer):
+                self._timers_set += 1
+                heappush(self._timers, (at_ms, self._timers_set, timer))
+            case Generate():
+                nursery.start_soon(self._generate, effect)
+            case Abort(job):
+                if job in self._jobs:
+                    self._jobs.pop(job).cancel()
+            case Post():
+                nursery.start_soon(self._book, effect)
+            case Acknowledged(receipt_id):
+                nursery.start_soon(self._books.acknowledge, receipt_id)
+            case Find():
+                nursery.start_soon(self._find, effect)
+            case Provide(cells):
+                nursery.start_soon(self._provide, cells)
+            case Learn(peer, addresses):
+                self._transport.learn_addresses(peer, addresses)
+                self._transport.connect(peer)
+            case Blame(peer):
+                self.blame(peer)
+            case Tell(query, update):
+                self._tell(query, update)
+
+    def _tell(self, query: str, update: Update) -> None:
+        user = self._users.get(query)
+        if user is None:
+            return
+        user.send_nowait(update)
+        if update.__struct_config__.tag in ("answered", "unanswered"):
+            del self._users[query]
+            user.close()
+
+    async def _generate(self, effect: Generate) -> None:
+        """Run one job; its pieces become events, bundled as `PIECE_MS` says."""
+        job = effect.job
+        pieces: list[str] = []
+        sent_ms = 0
+
+        def flush() -> None:
+            if pieces:
+                self.put(Generated(job, "".join(pieces)))
+                pieces.clear()
+
+        def emit(delta: Delta) -> None:
+            nonlocal sent_ms
+            if scope.cancel_called:
+                return
+            if delta.text:
+                pieces.append(delta.text)
+            if self._clock() - sent_ms >= PIECE_MS:
+                sent_ms = self._clock()
+                flush()
+
+        request = GenerateRequest(effect.turns, effect.sampling, effect.cache_salt, effect.priority)
+        with trio.CancelScope() as scope:
+            self._jobs[job] = scope
+            try:
+                done = await self._engines[effect.agent].generate(request, emit)
+            except EngineUnavailableError:
+                self.put(GenerationFailed(job, "engine"))
+            except LocalError:
+                self.put(GenerationFailed(job, "length"))
+            else:
+                flush()
+                self.put(GenerationEnded(job, done.usage, done.finish_reason))
+        self._jobs.pop(job, None)
+
+    async def _book(self, effect: Post) -> None:
+        """Only what is durable is reported. Those that wait together share one transaction of the store."""
+        await self._books.post(effect.receipt, effect.seller_signature, effect.buyer_signature)
+        self.put(Posted(effect.receipt_id))
+
+    async def _find(self, effect: Find) -> None:
+        peers = await self._transport.find(effect.cell, PROVIDERS_MAX)
+        self.put(ProvidersFound(effect.query, effect.cell, peers))
+
+    async def _provide(self, cells: tuple[str, ...]) -> None:
+        for cell in cells:
+            await self._transport.provide(cell)

@@ -1,0 +1,175 @@
+"""vLLM as a managed child process: started, asked over HTTP on loopback, watched, restarted when it goes."""
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import trio
+
+from p2pagent.engine.base import Capabilities, Completion, Delta, EngineStatistics, GenerateRequest
+from p2pagent.engine.openai import OpenAIEngine
+from p2pagent.engine.tally import Tally
+from p2pagent.engine.vllm_process import Build, EngineLog, command, environment, find_build, free_port, running
+from p2pagent.errors import EngineUnavailableError, Exit, LocalError
+from p2pagent.types import ChatMessage
+
+_START_DEADLINE_CPU_S = 300.0
+_START_DEADLINE_GPU_S = 1800.0  # may download the model, and compiles it
+_START_POLL_S = 0.25
+_HEALTH_INTERVAL_S = 2.0
+_HEALTH_TIMEOUT_S = 10.0
+_HEALTH_FAILURES = 3
+_PORT_ATTEMPTS = 3
+_BACK_OFF_FIRST_S = 1.0
+_BACK_OFF_LAST_S = 60.0
+
+
+class VllmEngine:
+    """A vLLM server of its own for `model`, a folder or a name on the Hugging Face hub.
+
+    `python` is the interpreter that has vLLM and need not be ours; what the engine prints is kept in `log_folder`, at
+    most 2 MiB of it. `slots` answers are worked on at the same time. `args` are vLLM's own and outrank our defaults,
+    as do environment variables of the daemon such as `OMP_NUM_THREADS`.
+    """
+
+    def __init__(
+        self, model: str, *, python: Path, log_folder: Path, slots: int = 4, args: tuple[str, ...] = ()
+    ) -> None:
+        folder = Path(model)
+        self._is_local = folder.is_dir()
+        self._model = str(folder.resolve()) if self._is_local else model
+        # A peer may learn what the model is called, not where this device keeps it.
+        self._name = folder.resolve().name if self._is_local else model
+        self._python = python
+        self._log = EngineLog(log_folder / "vllm.log")
+        self._slots = slots
+        self._args = args
+        self._http: OpenAIEngine | None = None
+        self._capabilities: Capabilities | None = None
+        self._tally = Tally()
+        self._restarts = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See `Engine.run`; once it has served, an engine that ends for whatever reason is started again."""
+        build = await find_build(self._python)
+        ports_left = _PORT_ATTEMPTS
+        back_off_s = _BACK_OFF_FIRST_S
+        while True:
+            started_s = trio.current_time()
+            failure = await self._live(build, task_status)
+            if failure is not None and self._capabilities is None:
+                ports_left -= failure.exit_code is Exit.PORT_TAKEN
+                if failure.exit_code is Exit.PORT_TAKEN and ports_left:
+                    continue
+                raise failure
+            if trio.current_time() - started_s > _BACK_OFF_LAST_S and failure is None:
+                back_off_s = _BACK_OFF_FIRST_S
+            await trio.sleep(back_off_s)
+            back_off_s = min(2 * back_off_s, _BACK_OFF_LAST_S)
+            self._restarts += 1
+
+    async def generate(self, request: GenerateRequest, emit: Callable[[Delta], None]) -> Completion:
+        """See `Engine.generate`.
+
+        Raises:
+            LocalError: the prompt does not fit into the model's context.
+            EngineUnavailableError: vLLM is starting or has gone.
+        """
+        with self._tally.counted():
+            return await self._serving().generate(request, emit)
+
+    async def count_tokens(self, messages: tuple[ChatMessage, ...]) -> int:
+        """See `Engine.count_tokens`."""
+        return await self._serving().count_tokens(messages)
+
+    def capabilities(self) -> Capabilities:
+        """See `Engine.capabilities`."""
+        assert self._capabilities is not None, "asked before it was ready"
+        return self._capabilities
+
+    def statistics(self) -> EngineStatistics:
+        """See `Engine.statistics`."""
+        return self._tally.statistics(ready=self._http is not None, restarts=self._restarts)
+
+    def _serving(self) -> OpenAIEngine:
+        if self._http is None:
+            raise EngineUnavailableError("vLLM is starting")
+        return self._http
+
+    async def _live(self, build: Build, task_status: trio.TaskStatus[None]) -> LocalError | None:
+        """Live through one process from its start to its end, which nobody asked for; returns why it never served."""
+        port = free_port()
+        key = secrets.token_urlsafe(32)
+        arguments = command(build, self._model, name=self._name, port=port, slots=self._slots, args=self._args)
+        http = OpenAIEngine(f"http://127.0.0.1:{port}/v1", self._name, api_key=key, slots=self._slots)
+        failure: LocalError | None = self._did_not_load("vLLM ended without a word")
+        self._log.cause = ""
+        async with (
+            running(arguments, environment(build, key, is_local=self._is_local), self._log) as process,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(_cancel_at_end, process, nursery.cancel_scope)
+            try:
+                async with _health_client(port, key) as health:
+                    with trio.fail_after(_START_DEADLINE_CPU_S if build.is_cpu else _START_DEADLINE_GPU_S):
+                        await _until_healthy(health)
+                    async with http.connected():
+                        failure = None
+                        self._http = http
+                        if self._capabilities is None:
+                            self._capabilities = http.capabilities()
+                            task_status.started()
+                        await _until_unhealthy(health)
+            except trio.TooSlowError:
+                failure = self._did_not_load("vLLM did not become ready in time")
+            except LocalError as error:
+                failure = error
+            finally:
+                self._http = None
+            nursery.cancel_scope.cancel()
+        if failure is None or not self._log.cause:
+            return failure
+        if "Address already in use" in self._log.cause:
+            return LocalError(self._log.cause, "another process took the engine's port; try again", Exit.PORT_TAKEN)
+        return self._did_not_load(self._log.cause)
+
+    def _did_not_load(self, cause: str) -> LocalError:
+        hint = f"name another model or mend its folder and the engine's args; all it said is in {self._log.path}"
+        return LocalError(f"vLLM does not serve {self._model}: {cause}", hint, Exit.MODEL)
+
+
+async def _cancel_at_end(process: trio.Process, scope: trio.CancelScope) -> None:
+    await process.wait()
+    scope.cancel()
+
+
+def _health_client(port: int, key: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}",
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=_HEALTH_TIMEOUT_S,
+        trust_env=False,
+    )
+
+
+async def _is_healthy(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/health")).is_success
+    except httpx.HTTPError:
+        return False
+
+
+async def _until_healthy(client: httpx.AsyncClient) -> None:
+    while True:
+        if await _is_healthy(client):
+            return
+        await trio.sleep(_START_POLL_S)
+
+
+async def _until_unhealthy(client: httpx.AsyncClient) -> None:
+    """Return when vLLM has failed several checks in a row: one may fall into a long step of its scheduler."""
+    failures = 0
+    while failures < _HEALTH_FAILURES:
+        await trio.sleep(_HEALTH_INTERVAL_S)
+        failures = 0 if await _is_healthy(client) else failures + 1

@@ -1,0 +1,1 @@
+"""Who serves whom, and for how much. Pure, in integers."""

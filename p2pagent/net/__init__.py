@@ -1,0 +1,38 @@
+"""The network as the rest of p2pagent sees it. The only package that imports libp2p."""
+
+from p2pagent.net.events import (
+    FRAME_BYTES_MAX,
+    GOSSIP_BYTES_MAX,
+    BootstrapFailed,
+    FrameReceived,
+    GossipReceived,
+    NetConfig,
+    NetEvent,
+    NetStatistics,
+    OnEvent,
+    PeerDown,
+    PeerUp,
+    ProtocolViolation,
+    SendFailed,
+)
+from p2pagent.net.host import Identity, load_or_create_identity
+from p2pagent.net.network import Network
+
+__all__ = [
+    "FRAME_BYTES_MAX",
+    "GOSSIP_BYTES_MAX",
+    "BootstrapFailed",
+    "FrameReceived",
+    "GossipReceived",
+    "Identity",
+    "NetConfig",
+    "NetEvent",
+    "NetStatistics",
+    "Network",
+    "OnEvent",
+    "PeerDown",
+    "PeerUp",
+    "ProtocolViolation",
+    "SendFailed",
+    "load_or_create_identity",
+]

@@ -1,0 +1,325 @@
+"""Finding peers: addresses, dialling, the first contact, coming back, and who serves a cell of the embedding space."""
+
+import hashlib
+import random
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+from libp2p.abc import INetConn
+from libp2p.discovery.events.peerDiscovery import peerDiscovery
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr
+
+from p2pagent.errors import Exit, LocalError
+from p2pagent.net.events import BootstrapFailed, OnEvent
+from p2pagent.net.guards import Guard
+from p2pagent.net.host import peer_id_of
+from p2pagent.types import PeerId
+
+PEERS_MAX = 4096
+ADDRESSES_PER_PEER_MAX = 8
+DIALS_MAX = 4
+"""Dials at the same time: each costs two handshakes of elliptic curve arithmetic in Python."""
+
+DIAL_LIMIT_S = 6.0
+RETRY_FIRST_S = 0.5
+BOOTSTRAP_RETRY_MAX_S = 60.0
+RECONNECT_ATTEMPTS = 6
+PROVIDE_LIMIT_S = 15.0
+FIND_LIMIT_S = 6.0
+QUERIES_MAX = 8
+"""Peers asked who serves a cell, closest first."""
+
+
+def parse_address(text: str) -> tuple[ID | None, Multiaddr]:
+    """Split a TCP multiaddr into the peer id at its end, if there is one, and the part to dial.
+
+    Raises:
+        ValueError: not a multiaddr, not TCP over IP or DNS, or it names something that is not an ed25519 peer.
+    """
+    address = Multiaddr(text)
+    names = [protocol.name for protocol in address.protocols()]
+    if names[:1] not in (["ip4"], ["ip6"], ["dns"], ["dns4"], ["dns6"]) or names[1:] not in (["tcp"], ["tcp", "p2p"]):
+        raise ValueError(f"{text!r} is not an address such as /ip4/192.0.2.1/tcp/4100")
+    if len(names) == 2:
+        return None, address
+    peer = address.value_for_protocol("p2p")
+    return peer_id_of(PeerId(peer)), address.decapsulate(Multiaddr(f"/p2p/{peer}"))
+
+
+def parse_bootstrap(texts: Sequence[str]) -> tuple[tuple[ID, Multiaddr, str], ...]:
+    """Parse bootstrap addresses.
+
+    Raises:
+        LocalError: with `Exit.CONFIG`, one of them is no address of a peer.
+    """
+    parsed = []
+    for text in texts:
+        try:
+            peer, address = parse_address(text)
+        except ValueError as error:
+            raise _bad_bootstrap(text) from error
+        if peer is None:
+            raise _bad_bootstrap(text)
+        parsed.append((peer, address, text))
+    return tuple(parsed)
+
+
+def _bad_bootstrap(text: str) -> LocalError:
+    hint = "write it as /ip4/192.0.2.1/tcp/4100/p2p/12D3Koo...; `p2pagent status` on that peer prints it"
+    return LocalError(f"bootstrap address {text!r} is not the address of a peer", hint, Exit.CONFIG)
+
+
+class AddressBook:
+    """Where peers were said to listen, the most recent first; the peers heard of least recently are forgotten."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[ID, list[Multiaddr]] = OrderedDict()
+
+    def learn(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
+        """Put these addresses of a peer before what is known already."""
+        merged = dict.fromkeys([*addresses, *self._known.get(peer, ())])
+        self._known[peer] = list(merged)[:ADDRESSES_PER_PEER_MAX]
+        self._known.move_to_end(peer)
+        if len(self._known) > PEERS_MAX:
+            self._known.popitem(last=False)
+
+    def of(self, peer: ID) -> list[Multiaddr]:
+        return list(self._known.get(peer, ()))
+
+
+class Dialler:
+    """Connects to peers at the addresses known of them, a few at a time."""
+
+    def __init__(self, host: Any, book: AddressBook) -> None:
+        self._host = host
+        self._swarm = host.get_network()
+        self._book = book
+        self._limit = trio.CapacityLimiter(DIALS_MAX)
+        self._under_way: dict[ID, trio.Event] = {}
+
+    def connected(self, peer: ID) -> bool:
+        return any(not connection.is_closed for connection in self._swarm.get_connections(peer))
+
+    async def connect(self, peer: ID) -> str | None:
+        """Have a connection to a peer; return None, or the reason why there is none.
+
+        One address after another. Libp2p's own dialling tries a single TCP address per peer, waits 250 ms even after
+        success and then refuses for a minute to try a peer again that did not answer: a restarted peer would be away.
+        """
+        while not self.connected(peer):
+            if (other := self._under_way.get(peer)) is None:
+                return await self._dial(peer)
+            await other.wait()
+            if not self.connected(peer):
+                return "it does not answer"
+        return None
+
+    async def _dial(self, peer: ID) -> str | None:
+        if peer == self._swarm.get_peer_id():
+            return "this is ourselves"
+        self._under_way[peer] = done = trio.Event()
+        reason = "no address is known"
+        try:
+            async with self._limit:
+                for address in dict.fromkeys([*self._book.of(peer), *self._identified(peer)]):
+                    try:
+                        with trio.fail_after(DIAL_LIMIT_S):
+                            await self._swarm._dial_addr_single_attempt(address, peer)
+                    except Exception as error:
+                        reason = f"{address}: {_root_cause(error)}"
+                        if self.connected(peer):
+                            return None
+                        continue
+                    self._book.learn(peer, [address])
+                    # For libp2p's own dials, those of the DHT.
+                    self._swarm.unblock_peer(peer)
+                    return None
+        finally:
+            del self._under_way[peer]
+            done.set()
+        return reason
+
+    def _identified(self, peer: ID) -> list[Multiaddr]:
+        """Addresses that the peer itself told by libp2p's identify protocol."""
+        peerstore = self._host.get_peerstore()
+        known = peerstore.addrs(peer) if peer in peerstore.peers_with_addrs() else []
+        found = []
+        for address in known[:ADDRESSES_PER_PEER_MAX]:
+            try:
+                found.append(parse_address(str(address))[1])
+            except ValueError:
+                continue
+        return found
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
+class Contacts:
+    """Keeps up the connections to bootstrap peers and brings back neighbours that were lost."""
+
+    def __init__(self, dialler: Dialler, book: AddressBook, on_event: OnEvent) -> None:
+        self._dialler = dialler
+        self._book = book
+        self._on_event = on_event
+        self._lost: dict[ID, trio.Event] = {}
+        self._returning: set[ID] = set()
+        self._bootstrap: set[ID] = set()
+
+    def up(self, peer: ID) -> None:
+        """Note that a peer is connected."""
+        self._lost[peer] = trio.Event()
+
+    def down(self, peer: ID) -> None:
+        """Note that a peer is not connected any more."""
+        if peer in self._lost:
+            self._lost.pop(peer).set()
+
+    async def keep_bootstrap(self, peer: ID, address: Multiaddr, text: str) -> None:
+        """Stay connected to a bootstrap peer, for ever; an outage is reported once."""
+        self._bootstrap.add(peer)
+        self._book.learn(peer, [address])
+        delay_s, reported = RETRY_FIRST_S, False
+        while True:
+            reason = await self._dialler.connect(peer)
+            if reason is None:
+                delay_s, reported = RETRY_FIRST_S, False
+                if peer in self._lost:
+                    await self._lost[peer].wait()
+                else:
+                    await trio.sleep(RETRY_FIRST_S)
+                continue
+            if not reported:
+                self._on_event(BootstrapFailed(text, reason))
+                reported = True
+            await trio.sleep(_jittered(delay_s))
+            delay_s = min(2 * delay_s, BOOTSTRAP_RETRY_MAX_S)
+
+    async def bring_back(self, peer: ID) -> None:
+        """Try for half a minute to reach a neighbour that was lost; it may be restarting, or the network may."""
+        if peer in self._bootstrap or peer in self._returning:
+            return
+        self._returning.add(peer)
+        try:
+            for attempt in range(RECONNECT_ATTEMPTS):
+                # Both sides try; the jitter keeps them from meeting half way and ending up with two connections.
+                await trio.sleep(_jittered(RETRY_FIRST_S * 2**attempt))
+                if await self._dialler.connect(peer) is None:
+                    return
+        finally:
+            self._returning.discard(peer)
+
+
+def _jittered(delay_s: float) -> float:
+    return delay_s * random.uniform(0.5, 1.5)
+
+
+class Cells:
+    """Says in the DHT that this peer serves a cell, and finds others that do."""
+
+    def __init__(self, host: Any, dialler: Dialler, book: AddressBook, guard: Guard) -> None:
+        self._dialler = dialler
+        self._book = book
+        self._guard = guard
+        self._own = host.get_id()
+        # No limit per /24: peers of one household or one test share a subnet.
+        self.dht = KadDHT(host, DHTMode.SERVER, max_peers_per_subnet=0)
+
+    async def add(self, connection: INetConn) -> None:
+        """Put a neighbour into the routing table; being connected does not."""
+        peer = connection.muxed_conn.peer_id
+        await self.dht.routing_table.add_peer(PeerInfo(peer, self._book.of(peer)), skip_server_mode_check=True)
+
+    def remove(self, peer: ID) -> None:
+        self.dht.routing_table.remove_peer(peer)
+
+    async def provide(self, cell: str) -> bool:
+        """Announce this peer as a provider of a cell; False when nobody took note within PROVIDE_LIMIT_S seconds."""
+        with trio.move_on_after(PROVIDE_LIMIT_S):
+            try:
+                return bool(await self.dht.provider_store.provide(_key(cell)))
+            except Exception as error:
+                self._guard.caught("provide", error)
+        return False
+
+    async def find(self, cell: str, count: int) -> tuple[PeerId, ...]:
+        """Return up to `count` providers of a cell that answer now, this peer excluded, within FIND_LIMIT_S seconds.
+
+        Goes round libp2p's own search, which stops at the first provider it has heard of itself, dead or alive.
+        """
+        key = _key(cell)
+        alive: list[PeerId] = []
+        with trio.move_on_after(FIND_LIMIT_S):
+            providers = {info.peer_id: info for info in self.dht.provider_store.get_providers(key)}
+            if len(providers) <= count:
+                closest = await self.dht.peer_routing.find_closest_peers_network(key)
+                async with trio.open_nursery() as nursery:
+                    for peer in closest[:QUERIES_MAX]:
+                        nursery.start_soon(self._ask, peer, key, providers)
+            providers.pop(self._own, None)
+            async with trio.open_nursery() as nursery:
+                for info in random.sample(sorted(providers.values(), key=_by_id), min(2 * count, len(providers))):
+                    nursery.start_soon(self._check, info, key, alive)
+        return tuple(alive[:count])
+
+    async def _ask(self, peer: ID, key: bytes, providers: dict[ID, PeerInfo]) -> None:
+        try:
+            found, _ = await self.dht.provider_store._get_providers_from_peer_with_closers(peer, key)
+        except Exception as error:
+            self._guard.caught("find", error)
+            return
+        for info in found[:PEERS_MAX]:
+            providers.setdefault(info.peer_id, info)
+
+    async def _check(self, info: PeerInfo, key: bytes, alive: list[PeerId]) -> None:
+        name = PeerId(info.peer_id.to_base58())
+        addresses = []
+        for address in info.addrs[:ADDRESSES_PER_PEER_MAX]:
+            try:
+                addresses.append(parse_address(str(address))[1])
+            except ValueError:
+                continue
+        if addresses and not self._book.of(info.peer_id):
+            self._book.learn(info.peer_id, addresses)
+        if await self._dialler.connect(info.peer_id) is None:
+            alive.append(name)
+        else:
+            self.remove(info.peer_id)
+            self.dht.provider_store.providers.get(key, {}).pop(str(info.peer_id), None)
+
+
+def _key(cell: str) -> bytes:
+    """Return the sha2-256 multihash of a cell's name, the form of key that every Kademlia implementation accepts."""
+    return b"\x12\x20" + hashlib.sha256(cell.encode()).digest()
+
+
+def _by_id(info: PeerInfo) -> str:
+    return str(info.peer_id)
+
+
+class Multicast:
+    """Passes on the peers that mDNS hears of; its registry is the whole process's and calls from its own thread."""
+
+    def __init__(self, host: Any, found: Any) -> None:
+        self._mdns = host.mDNS
+        self._found = found
+        self._token = trio.lowlevel.current_trio_token()
+
+    def __enter__(self) -> None:
+        peerDiscovery.register_peer_discovered_handler(self._heard)
+        self._mdns.start()
+
+    def __exit__(self, *_: object) -> None:
+        peerDiscovery.unregister_peer_discovered_handler(self._heard)
+        self._mdns.stop()
+
+    def _heard(self, info: PeerInfo) -> None:
+        self._token.run_sync_soon(self._found, info)

@@ -1,0 +1,118 @@
+"""What the network is told and what it tells: configuration, events, counters. Values only."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from p2pagent.types import PeerId
+
+FRAME_BYTES_MAX = 1 << 20
+"""The longest payload of one frame."""
+
+GOSSIP_BYTES_MAX = 4096
+"""The longest gossip payload: a signed record (2 KB) and its envelope."""
+
+
+class NetConfig(Struct, frozen=True):
+    """Where to listen, whom to know first, how much to hold.
+
+    `listen` are multiaddrs such as `/ip4/0.0.0.0/tcp/4100`, `bootstrap` end in `/p2p/<peer id>`. `network` separates
+    gossip topics; `psk` (32 bytes) keeps out everyone who does not hold it. `mdns` announces this peer by multicast.
+    """
+
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    bootstrap: tuple[str, ...] = ()
+    network: str = "main"
+    psk: bytes | None = None
+    mdns: bool = False
+    neighbours_max: int = 64
+    frame_bytes_max: int = FRAME_BYTES_MAX
+    queue_frames_max: int = 256
+
+
+class PeerUp(Struct, frozen=True):
+    """The first connection to a peer is up."""
+
+    peer: PeerId
+
+
+class PeerDown(Struct, frozen=True):
+    """The last connection to a peer is gone: closed, broken, or silent for too long."""
+
+    peer: PeerId
+
+
+class FrameReceived(Struct, frozen=True):
+    """One frame from a neighbour; nothing about its payload has been checked but the length."""
+
+    peer: PeerId
+    protocol: str
+    payload: bytes
+
+
+class GossipReceived(Struct, frozen=True):
+    """One gossip message. `source` is its author (signature checked), not the neighbour that passed it on."""
+
+    source: PeerId
+    data: bytes
+
+
+class SendFailed(Struct, frozen=True):
+    """`frames` frames for this peer and protocol did not leave, or their stream broke meanwhile. None is retried."""
+
+    peer: PeerId
+    protocol: str
+    frames: int
+    reason: str
+
+
+class BootstrapFailed(Struct, frozen=True):
+    """A bootstrap address does not answer. Told once per outage; dialling goes on."""
+
+    address: str
+    reason: str
+
+
+class ProtocolViolation(Struct, frozen=True):
+    """A neighbour broke the framing of a protocol; the stream has been reset."""
+
+    peer: PeerId
+    protocol: str
+    reason: str
+
+
+NetEvent = PeerUp | PeerDown | FrameReceived | GossipReceived | SendFailed | BootstrapFailed | ProtocolViolation
+OnEvent = Callable[[NetEvent], None]
+
+
+class NetStatistics(Struct, frozen=True):
+    """Counters since the start, and the neighbours of this moment. Bytes are payload bytes."""
+
+    neighbours: int
+    frames_in: int
+    frames_out: int
+    bytes_in: int
+    bytes_out: int
+    frames_dropped: int
+    violations: int
+    guarded_exceptions: int
+    gossip_in: int
+    gossip_out: int
+    gossip_dropped: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counters behind `NetStatistics`, shared by the parts of one network."""
+
+    frames_in: int = 0
+    frames_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    frames_dropped: int = 0
+    violations: int = 0
+    guarded_exceptions: int = 0
+    gossip_in: int = 0
+    gossip_out: int = 0
+    gossip_dropped: int = 0

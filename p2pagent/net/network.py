@@ -1,0 +1,305 @@
+"""The one door to libp2p: a network that is run, told to send, and reports events."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from typing import Any, cast
+
+import trio
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.custom_types import TProtocol
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr
+from trio_typing import TaskStatus
+
+from p2pagent.errors import LocalError
+from p2pagent.net.discovery import AddressBook, Cells, Contacts, Dialler, Multicast, parse_address, parse_bootstrap
+from p2pagent.net.events import (
+    NetConfig,
+    NetEvent,
+    NetStatistics,
+    OnEvent,
+    PeerDown,
+    PeerUp,
+    SendFailed,
+    Tally,
+)
+from p2pagent.net.gossip import Gossip, Validate
+from p2pagent.net.guards import Guard, GuardedSwarm, quiet_libp2p
+from p2pagent.net.host import Identity, bound_addresses, new_host, peer_id_of
+from p2pagent.net.muxer import yamux_of
+from p2pagent.net.streams import Lanes
+from p2pagent.types import PeerId
+
+FAREWELL_LIMIT_S = 2.0
+PROBE_LIMIT_S = 2.0
+
+
+class Network:
+    """This peer on the network.
+
+    `on_event` is called from the tasks of the network; it must neither block nor raise, and an exception of it ends
+    `run`. `validate(source, data)` decides which gossip is delivered and passed on; an exception there counts as no.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        config: NetConfig,
+        protocols: tuple[str, ...],
+        on_event: OnEvent,
+        validate: Validate = lambda _source, _data: True,
+    ) -> None:
+        """Prepare everything; nothing is bound or dialled before `run`.
+
+        Raises:
+            LocalError: with `Exit.CONFIG`, the configuration makes no sense.
+        """
+        quiet_libp2p()
+        self.peer = identity.peer
+        self._config = config
+        self._owner = on_event
+        self._bootstrap = parse_bootstrap(config.bootstrap)
+        self._tally = Tally()
+        self._guard = Guard(self._tally)
+        self._host = new_host(identity, config, self._guard)
+        self._swarm = cast(GuardedSwarm, self._host.get_network())
+        self._book = AddressBook()
+        self._dialler = Dialler(self._host, self._book)
+        self._contacts = Contacts(self._dialler, self._book, self._emit)
+        self._cells = Cells(self._host, self._dialler, self._book, self._guard)
+        topic = f"/p2pagent/{config.network}/records/1"
+        self._gossip = Gossip(self._host, topic, validate, self._emit, self._guard)
+        self._lanes = Lanes(self._host, self._dialler.connect, config, self._emit, self._tally)
+        for protocol in protocols:
+            self._host.set_stream_handler(TProtocol(protocol), self._lanes.handle)
+        self._up: set[ID] = set()
+        self._unwanted: set[ID] = set()
+        self._tasks: trio.Nursery | None = None
+        self._owner_failed = trio.Event()
+        self._owner_error: Exception | None = None
+        self._swarm.register_notifee(_Watcher(self))
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen, then serve until cancelled; says goodbye to the neighbours before it returns.
+
+        Raises:
+            LocalError: with `Exit.PORT_TAKEN`, an address to listen on cannot be bound.
+        """
+        stop = trio.Event()
+        with _bare_local_error():
+            async with trio.open_nursery() as nursery:
+                try:
+                    await nursery.start(self._serve, stop)
+                    task_status.started()
+                    await self._owner_failed.wait()
+                finally:
+                    stop.set()
+        if self._owner_error is not None:
+            raise self._owner_error
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return the addresses at which others can dial this peer, each with its peer id at the end."""
+        return bound_addresses(self._host)
+
+    def send(self, peer: PeerId, protocol: str, payload: bytes) -> None:
+        """Queue one frame for a peer, connecting first if need be; what does not leave is reported as `SendFailed`.
+
+        Raises:
+            ValueError: the payload is longer than a frame may be.
+        """
+        try:
+            found = peer_id_of(peer)
+        except ValueError as error:
+            self._emit(SendFailed(peer, protocol, 1, str(error)))
+        else:
+            self._lanes.send(found, protocol, payload)
+
+    def learn_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Remember where a peer listens; what is not a TCP address of that very peer is ignored."""
+        try:
+            owner = peer_id_of(peer)
+        except ValueError:
+            return
+        good = []
+        for text in addresses:
+            try:
+                named, address = parse_address(text)
+            except ValueError:
+                continue
+            if named in (None, owner):
+                good.append(address)
+        if good:
+            self._learn(owner, good)
+
+    def connect(self, peer: PeerId) -> None:
+        """Start connecting to a peer, so that a later frame finds the way open."""
+        try:
+            self._start(self._dialler.connect, peer_id_of(peer))
+        except ValueError:
+            return
+
+    def disconnect(self, peer: PeerId) -> None:
+        """Start closing the connections to a peer; it is not dialled again before there is something to send."""
+        try:
+            found = peer_id_of(peer)
+        except ValueError:
+            return
+        if found in self._up:
+            self._unwanted.add(found)
+            self._start(self._close_peer, found)
+
+    def publish(self, data: bytes) -> None:
+        """Queue a gossip message of at most GOSSIP_BYTES_MAX bytes.
+
+        Raises:
+            ValueError: the message is too long.
+        """
+        self._gossip.publish(data)
+
+    async def provide(self, cell: str) -> bool:
+        """Announce in the DHT that this peer serves a cell; True when at least one peer has taken note."""
+        return await self._cells.provide(cell)
+
+    async def find(self, cell: str, count: int) -> tuple[PeerId, ...]:
+        """Find up to `count` other peers that serve a cell; those returned are connected."""
+        return await self._cells.find(cell, count)
+
+    def statistics(self) -> NetStatistics:
+        """Return the counters as of now."""
+        tally = self._tally
+        return NetStatistics(
+            neighbours=len(self._up),
+            frames_in=tally.frames_in,
+            frames_out=tally.frames_out,
+            bytes_in=tally.bytes_in,
+            bytes_out=tally.bytes_out,
+            frames_dropped=tally.frames_dropped,
+            violations=tally.violations,
+            guarded_exceptions=tally.guarded_exceptions,
+            gossip_in=tally.gossip_in,
+            gossip_out=tally.gossip_out,
+            gossip_dropped=tally.gossip_dropped,
+        )
+
+    async def _serve(self, stop: trio.Event, *, task_status: TaskStatus[None]) -> None:
+        # The shield makes the end orderly: first the farewells, then libp2p's tasks. Nothing of it is cut in a write.
+        with trio.CancelScope(shield=True):
+            async with self._services(), trio.open_nursery() as tasks:
+                self._tasks = tasks
+                await tasks.start(self._lanes.run)
+                await tasks.start(self._gossip.run)
+                await self._swarm.listen(*map(Multiaddr, self._config.listen))
+                for peer, address, text in self._bootstrap:
+                    tasks.start_soon(self._contacts.keep_bootstrap, peer, address, text)
+                with Multicast(self._host, self._heard) if self._config.mdns else nullcontext():
+                    task_status.started()
+                    await stop.wait()
+                self._tasks = None
+                await self._say_goodbye()
+                tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _services(self) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for service in (self._swarm, self._gossip.pubsub, self._gossip.router, self._cells.dht):
+                await stack.enter_async_context(self._guard.service(service))
+            yield
+
+    async def _say_goodbye(self) -> None:
+        with trio.move_on_after(FAREWELL_LIMIT_S):
+            async with trio.open_nursery() as nursery:
+                for connection in self._swarm.get_connections():
+                    nursery.start_soon(connection.close)
+
+    async def _close_peer(self, peer: ID) -> None:
+        for connection in self._swarm.get_connections(peer):
+            await connection.close()
+
+    def _start(self, task: Callable[..., Any], *args: object) -> None:
+        if self._tasks is not None:
+            self._tasks.start_soon(task, *args)
+
+    def _learn(self, peer: ID, addresses: list[Multiaddr]) -> None:
+        self._book.learn(peer, addresses)
+        self._swarm.unblock_peer(peer)
+
+    def _heard(self, info: PeerInfo) -> None:
+        self.learn_addresses(PeerId(info.peer_id.to_base58()), tuple(map(str, info.addrs)))
+        self._start(self._dialler.connect, info.peer_id)
+
+    def _emit(self, event: NetEvent) -> None:
+        try:
+            self._owner(event)
+        except Exception as error:
+            # Raised here, it would end in one of the guards and look like a peer's fault.
+            self._owner_error = self._owner_error or error
+            self._owner_failed.set()
+
+    def connection_up(self, connection: INetConn) -> None:
+        """Take note of a new connection (called by libp2p's notifee)."""
+        peer = connection.muxed_conn.peer_id
+        for other in self._swarm.get_connections(peer):
+            if other is not connection:
+                self._start(self._close_if_stale, other)
+        self._unwanted.discard(peer)
+        self._swarm.unblock_peer(peer)
+        self._start(self._cells.add, connection)
+        if peer not in self._up:
+            self._up.add(peer)
+            self._contacts.up(peer)
+            self._emit(PeerUp(PeerId(peer.to_base58())))
+
+    def connection_down(self, connection: INetConn) -> None:
+        """Take note of a lost connection (called by libp2p's notifee)."""
+        peer = connection.muxed_conn.peer_id
+        if self._dialler.connected(peer):
+            self._gossip.pubsub.forget_stale_stream(peer)
+        elif peer in self._up:
+            self._up.discard(peer)
+            self._cells.remove(peer)
+            self._contacts.down(peer)
+            self._emit(PeerDown(PeerId(peer.to_base58())))
+            if peer in self._unwanted:
+                self._unwanted.discard(peer)
+            else:
+                self._start(self._contacts.bring_back, peer)
+
+    async def _close_if_stale(self, connection: INetConn) -> None:
+        """Close a connection whose peer has come back on another one, unless both are alive (both sides dialled)."""
+        yamux = yamux_of(connection)
+        if yamux.is_established and not await yamux.answers(PROBE_LIMIT_S):
+            await yamux.abandon()
+
+
+class _Watcher(INotifee):
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    async def connected(self, _swarm: INetwork, conn: INetConn) -> None:
+        self._network.connection_up(conn)
+
+    async def disconnected(self, _swarm: INetwork, conn: INetConn) -> None:
+        self._network.connection_down(conn)
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None: ...
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None: ...
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
+
+
+@contextmanager
+def _bare_local_error() -> Iterator[None]:
+    """Take the fault of the owner's out of the groups in which nurseries wrap it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, LocalError):
+            raise error from None
+        raise

@@ -1,0 +1,364 @@
+"""The buying side: from a user's question to a countersigned receipt.
+
+A query goes  finding -> calling -> clearing -> awarded -> done; a failure on the way leads back to an award of the
+runner-up, or to another round of calls without the agents that failed, and at last to the local agent.
+
+Rule 1: the prompt leaves this device only in an award, and only to a peer that the query's privacy class admits.
+Rule 2: nothing is owed but by a receipt that follows from the signed quote and matches the answer received.
+Rule 3: every query ends in exactly one `Answered` or `Unanswered`.
+"""
+
+from collections.abc import Iterator
+from random import Random
+from typing import Literal
+
+from p2pagent.errors import RemoteError
+from p2pagent.keys import Keys
+from p2pagent.peer import choice
+from p2pagent.peer.debts import Debts
+from p2pagent.peer.events import (
+    Answered,
+    Ask,
+    Blame,
+    Effect,
+    Find,
+    Restarted,
+    Send,
+    SetTimer,
+    Tell,
+    Text,
+    Timer,
+    Unanswered,
+)
+from p2pagent.peer.query import Conversation, Query, explained, why
+from p2pagent.peer.rounds import Scout, decide
+from p2pagent.peer.terms import check_final, check_quote
+from p2pagent.peer.wire import (
+    AgentAdvert,
+    Award,
+    Call,
+    Chunk,
+    Fail,
+    Final,
+    Quote,
+    Refuse,
+    Release,
+    SignedQuote,
+    Turn,
+    opened,
+)
+from p2pagent.routing.prototypes import Space
+from p2pagent.types import PeerId, Usage
+
+QUOTES_MS = 2_000
+"""Quotes that have not come by then are not waited for."""
+
+FIND_MS = 1_500
+"""What a DHT look-up may add to a question that nobody known answers well."""
+
+FIND_AGAIN_MS = 60_000
+PROGRESS_MS = 10_000
+"""An awarded agent that says nothing for this long, beyond what it predicted, has failed."""
+
+GOOD_QUALITY = 0.5
+ROUNDS_MAX = 6
+
+
+class Buyer:
+    """All queries of this device's user."""
+
+    def __init__(self, keys: Keys, space: Space, scout: Scout, debts: Debts, rng: Random) -> None:
+        self._keys = keys
+        self._space = space
+        self._rng = rng
+        self._scout = scout
+        self._queries: dict[str, Query] = {}
+        self._conversations: dict[bytes, Conversation] = {}
+        self._found: dict[str, int] = {}
+        self._debts = debts
+
+    @property
+    def running(self) -> int:
+        """Queries under way."""
+        return len(self._queries)
+
+    def open_for(self, agents: tuple[AgentAdvert, ...]) -> None:
+        """Count these local agents among the candidates."""
+        self._scout.local = agents
+
+    def on_ask(self, ask: Ask, now_ms: int) -> list[Effect]:
+        """Score; look in the DHT if nobody known is good enough; else call."""
+        embedding = self._space.embed(ask.turns[-1].content)
+        query = Query(ask, embedding, self._space.nearest(embedding), now_ms)
+        self._queries[ask.query] = query
+        query.ranked = self._scout.rank(query, now_ms)
+        cell = self._space.cell(query.relevance.prototypes[0])
+        good = any(o.score.quality >= GOOD_QUALITY for o in query.ranked)
+        recent = self._found.get(cell, -FIND_AGAIN_MS) + FIND_AGAIN_MS > now_ms
+        if good or recent or ask.policy.privacy != "any":
+            return self._call(query, now_ms)
+        self._found[cell] = now_ms
+        query.state = "finding"
+        return [Find(ask.query, cell), SetTimer(now_ms + FIND_MS, Timer("quotes", ask.query.encode(), query.round))]
+
+    def on_cancel(self, ident: str) -> list[Effect]:
+        """The user went away."""
+        query = self._queries.pop(ident, None)
+        return [] if query is None else list(self._release(query))
+
+    def on_news(self, now_ms: int) -> list[Effect]:
+        """The directory has grown: queries that wait for a look-up try again if somebody good is there now."""
+        effects: list[Effect] = []
+        for query in [q for q in self._queries.values() if q.state == "finding"]:
+            query.ranked = self._scout.rank(query, now_ms)
+            if any(o.score.quality >= GOOD_QUALITY for o in query.ranked):
+                effects += self._call(query, now_ms)
+        return effects
+
+    def on_nothing_found(self, ident: str, now_ms: int) -> list[Effect]:
+        """The look-up named nobody new."""
+        query = self._queries.get(ident)
+        return self._call(query, now_ms) if query is not None and query.state == "finding" else []
+
+    def on_quote(self, seller: PeerId, message: SignedQuote, now_ms: int) -> list[Effect]:
+        """Take in a quote; the last one awaited starts the clearing.
+
+        Raises:
+            RemoteError: not signed by the seller.
+        """
+        quote = opened(Quote, message.body, message.signature, seller, self._keys)
+        conversation = self._mine(seller, quote.conversation)
+        if conversation is None or conversation.state != "called":
+            return []
+        try:
+            check_quote(quote, conversation.call, conversation.option.advert, self._keys.peer)
+        except RemoteError as error:
+            self._drop(conversation, "failed")
+            effects = self._settle_round(self._queries[conversation.query], now_ms)
+            return [Blame(seller, str(error)), *effects]
+        conversation.state, conversation.quote = "quoted", quote
+        conversation.expires_ms = now_ms + quote.expires_ms
+        return self._settle_round(self._queries[conversation.query], now_ms)
+
+    def on_refuse(self, seller: PeerId, refuse: Refuse, now_ms: int) -> list[Effect]:
+        """One candidate less."""
+        conversation = self._mine(seller, refuse.conversation)
+        if conversation is None or conversation.state != "called":
+            return []
+        self._drop(conversation, "refused")
+        return self._settle_round(self._queries[conversation.query], now_ms)
+
+    def on_chunk(self, seller: PeerId, chunk: Chunk, now_ms: int) -> list[Effect]:
+        """The next piece; the first one lets the runner-up go."""
+        conversation = self._mine(seller, chunk.conversation)
+        if conversation is None or conversation.state != "awarded":
+            return []
+        query = self._queries[conversation.query]
+        if chunk.index != len(query.pieces):
+            return [
+                Blame(seller, "chunk out of order"),
+                *self._fail(conversation, "sent its answer out of order", now_ms),
+            ]
+        if len(query.pieces) >= query.ask.sampling.max_tokens:
+            return [Blame(seller, "answer too long"), *self._fail(conversation, "sent more than was asked for", now_ms)]
+        effects: list[Effect] = [Tell(query.ask.query, Text(chunk.text))]
+        if not query.pieces:
+            query.first_ms = now_ms
+            effects += self._release(query, but=conversation)
+        query.pieces.append(chunk.text)
+        return effects
+
+    def on_final(self, seller: PeerId, final: Final, now_ms: int) -> list[Effect]:
+        """Check the receipt against quote and answer; book it and answer the user, or fail the agent over."""
+        conversation = self._mine(seller, final.conversation)
+        if conversation is None or conversation.state != "awarded":
+            return []
+        query = self._queries[conversation.query]
+        text = "".join(query.pieces)
+        try:
+            assert conversation.quote is not None
+            receipt = check_final(final, conversation.call, conversation.quote, text, seller, self._keys)
+        except RemoteError as error:
+            return [Blame(seller, str(error)), *self._fail(conversation, str(error), now_ms)]
+        del self._queries[query.ask.query]
+        effects = list(self._release(query, but=conversation))
+        self._conversations.pop(conversation.ident)
+        delegated = seller != self._keys.peer
+        ident = b""
+        if delegated:
+            ident, book = self._debts.countersign(seller, final)
+            effects.append(book)
+        option = conversation.option
+        answered = Answered(
+            text=text,
+            agent=option.agent,
+            model=option.advert.model,
+            delegated=delegated,
+            usage=Usage(receipt.prompt_tokens, receipt.cached_tokens, receipt.output_tokens),
+            price_microcredits=receipt.price_microcredits if delegated else 0,
+            slot_price_microcredits=receipt.slot_price_microcredits,
+            receipt_id=ident.hex(),
+            finish_reason=final.finish_reason,
+            ttft_ms=(query.first_ms or now_ms) - query.asked_ms,
+            total_ms=now_ms - query.asked_ms,
+            restarts=query.restarts,
+            candidates=explained(query),
+            why=why(query, conversation, self._keys.peer),
+        )
+        return [*effects, Tell(query.ask.query, answered)]
+
+    def on_fail(self, seller: PeerId, fail: Fail, now_ms: int) -> list[Effect]:
+        """The seller broke off."""
+        conversation = self._mine(seller, fail.conversation)
+        return [] if conversation is None else self._fail(conversation, f"gave up ({fail.reason})", now_ms)
+
+    def on_seller_gone(self, seller: PeerId, now_ms: int) -> list[Effect]:
+        """Every conversation with a vanished peer fails at once."""
+        lost = [c for c in self._conversations.values() if c.option.agent.peer == seller]
+        effects: list[Effect] = []
+        for conversation in lost:
+            if conversation.ident in self._conversations:
+                effects += self._fail(conversation, "went away", now_ms)
+        return effects
+
+    def on_quotes_timer(self, ident: str, round_: int, now_ms: int) -> list[Effect]:
+        """A look-up, or the quotes of a round, are no longer waited for."""
+        query = self._queries.get(ident)
+        if query is None or query.round != round_:
+            return []
+        if query.state == "finding":
+            return self._call(query, now_ms)
+        if query.state != "calling":
+            return []
+        for late in [c for c in query.conversations if c.state == "called"]:
+            self._drop(late, "failed")
+        return self._settle_round(query, now_ms)
+
+    def on_progress_timer(self, ident: bytes, pieces_then: int, now_ms: int) -> list[Effect]:
+        """An awarded agent is looked after: it must have sent more than `pieces_then` pieces."""
+        conversation = self._conversations.get(ident)
+        if conversation is None or conversation.state != "awarded":
+            return []
+        pieces = len(self._queries[conversation.query].pieces)
+        if pieces > pieces_then:
+            return [SetTimer(now_ms + PROGRESS_MS, Timer("progress", ident, pieces))]
+        return self._fail(conversation, "fell silent", now_ms)
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _mine(self, seller: PeerId, ident: bytes) -> Conversation | None:
+        """The live conversation `ident` if it is with `seller`; late messages of ended ones are of no interest."""
+        conversation = self._conversations.get(ident)
+        return conversation if conversation is not None and conversation.option.agent.peer == seller else None
+
+    def _of(self, query: Query) -> list[Conversation]:
+        return [c for c in query.conversations if c.ident in self._conversations]
+
+    def _call(self, query: Query, now_ms: int) -> list[Effect]:
+        """Start a round: ask the most promising for quotes."""
+        query.round += 1
+        query.state = "calling"
+        query.ranked = self._scout.rank(query, now_ms)
+        chosen = choice.to_call(query.ranked, self._keys.peer) if query.round <= ROUNDS_MAX else []
+        if not chosen:
+            return self._unanswered(query, "no agent is left that could answer")
+        effects: list[Effect] = []
+        for option in chosen:
+            ident = self._rng.randbytes(16)
+            call = Call(
+                conversation=ident,
+                agent=option.agent.name,
+                space=self._space.name,
+                embedding=query.embedding,
+                prompt_tokens=query.ask.prompt_tokens,
+                max_tokens=query.ask.sampling.max_tokens,
+                deadline_ms=QUOTES_MS,
+            )
+            conversation = Conversation(call, query.ask.query, option)
+            query.conversations.append(conversation)
+            self._conversations[ident] = conversation
+            effects.append(Send(option.agent.peer, call))
+        return [*effects, SetTimer(now_ms + QUOTES_MS, Timer("quotes", query.ask.query.encode(), query.round))]
+
+    def _settle_round(self, query: Query, now_ms: int) -> list[Effect]:
+        """Clear once no quote is awaited any more; without a single one, start another round."""
+        live = self._of(query)
+        if query.state != "calling" or any(c.state == "called" for c in live):
+            return []
+        if not any(c.state == "quoted" for c in live):
+            query.failed.update(c.option.agent for c in query.conversations if c.state in ("refused", "failed"))
+            return self._call(query, now_ms)
+        query.state = "clearing"
+        return self._clear(now_ms)
+
+    def _clear(self, now_ms: int) -> list[Effect]:
+        """Award all queries that have their quotes."""
+        effects: list[Effect] = []
+        ready = [q for q in self._queries.values() if q.state == "clearing"]
+        for decision in decide(ready, self._keys.peer):
+            query, winner = decision.query, decision.winner
+            if winner is None:
+                effects += self._unanswered(query, "no agent is worth its price to you")
+                continue
+            query.runner_up = decision.runner_up
+            for loser in query.quoted():
+                if loser is not winner and loser is not decision.runner_up:
+                    effects += self._let_go(loser)
+            effects += self._award(query, winner, now_ms)
+        return effects
+
+    def _award(self, query: Query, conversation: Conversation, now_ms: int) -> list[Effect]:
+        assert conversation.quote is not None
+        query.state, conversation.state = "awarded", "awarded"
+        turns = tuple(Turn(t.role, t.content) for t in query.ask.turns)
+        sampling = query.ask.sampling
+        award = Award(conversation.ident, turns, sampling.temperature_milli, sampling.seed)
+        patience_ms = PROGRESS_MS + 2 * conversation.quote.ttft_ms
+        return [
+            Send(conversation.option.agent.peer, award),
+            SetTimer(now_ms + patience_ms, Timer("progress", conversation.ident, 0)),
+        ]
+
+    def _fail(self, conversation: Conversation, reason: str, now_ms: int) -> list[Effect]:
+        """An agent is out; if it was the one awarded, the next one takes over."""
+        query = self._queries[conversation.query]
+        awarded = conversation.state == "awarded"
+        self._drop(conversation, "failed")
+        query.failed.add(conversation.option.agent)
+        stop: list[Effect] = [Send(conversation.option.agent.peer, Release(conversation.ident))] if awarded else []
+        if query.runner_up is conversation:
+            query.runner_up = None
+        if not awarded:
+            return [*stop, *self._settle_round(query, now_ms)]
+        if query.pieces and query.ask.policy.raw:
+            return [*stop, *self._unanswered(query, f"the agent {reason} in mid-answer", partial=True)]
+        effects = stop
+        if query.pieces:
+            effects.append(Tell(query.ask.query, Restarted(conversation.option.agent, reason)))
+            query.pieces.clear()
+        query.restarts += 1
+        query.first_ms = 0
+        runner_up, query.runner_up = query.runner_up, None
+        if runner_up is not None and runner_up.state == "quoted" and runner_up.expires_ms > now_ms:
+            return [*effects, *self._award(query, runner_up, now_ms)]
+        return [*effects, *self._release(query), *self._call(query, now_ms)]
+
+    def _unanswered(self, query: Query, reason: str, *, partial: bool = False) -> list[Effect]:
+        del self._queries[query.ask.query]
+        return [*self._release(query), Tell(query.ask.query, Unanswered(reason, partial, explained(query)))]
+
+    def _release(self, query: Query, but: Conversation | None = None) -> Iterator[Effect]:
+        """Let go of all conversations of a query except `but`."""
+        for conversation in self._of(query):
+            if conversation is not but:
+                yield from self._let_go(conversation)
+        query.runner_up = None
+
+    def _let_go(self, conversation: Conversation) -> list[Effect]:
+        self._conversations.pop(conversation.ident, None)
+        conversation.state = "released" if conversation.state == "quoted" else conversation.state
+        return [Send(conversation.option.agent.peer, Release(conversation.ident))]
+
+    def _drop(self, conversation: Conversation, state: Literal["refused", "failed"]) -> None:
+        self._conversations.pop(conversation.ident, None)
+        conversation.state = state

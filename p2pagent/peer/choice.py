@@ -1,0 +1,90 @@
+"""The buyer's arithmetic: what each agent is expected to be worth, whom to call, whom to award. Pure.
+
+worth = value * cautious quality - delay cost * predicted seconds - expected cost,  in whole microcredits.
+
+The local agent is a candidate like any other, so its own worth is the opt-out: a stranger is called only where it is
+expected to gain more than the local agent does.
+"""
+
+import numpy as np
+from msgspec import Struct
+
+from p2pagent.market.clearing import assign
+from p2pagent.market.receipts import Rates, metered
+from p2pagent.peer.events import Ask
+from p2pagent.peer.wire import AgentAdvert, Quote
+from p2pagent.routing.prototypes import Relevance
+from p2pagent.routing.scoring import Score, score
+from p2pagent.types import AgentRef, Microcredits, PeerId, Usage
+
+CALLS = 3
+"""Strangers called for a quote per round; their quotes come in one round trip and the losers' holds end at once."""
+
+STRANGER_MS = 100
+"""Two round trips before a stranger's first token; a stranger no better than the local agent is not worth them."""
+
+OUTPUT_TOKENS_EXPECTED = 64
+"""Length of an answer as long as nothing is known of it."""
+
+
+class Option(Struct):
+    """One agent that might answer, and what it is worth before it has quoted."""
+
+    agent: AgentRef
+    advert: AgentAdvert
+    score: Score
+    cost_microcredits: Microcredits
+    worth_microcredits: Microcredits
+
+
+def options(
+    relevance: Relevance,
+    adverts: list[tuple[PeerId, AgentAdvert]],
+    ask: Ask,
+    caution: float,
+    me: PeerId,
+) -> list[Option]:
+    """All agents in `adverts`, best first; equals keep the order in which they were given."""
+    scores = score(relevance, [advert.capability for _, advert in adverts])
+    found = []
+    for (peer, advert), rated in zip(adverts, scores, strict=True):
+        cost = expected_cost(advert, ask)
+        delay = ask.policy.delay_microcredits_per_s * STRANGER_MS // 1000 if peer != me else 0
+        worth = int(ask.policy.value_microcredits * rated.cautious(caution)) - cost - delay
+        found.append(Option(AgentRef(peer, advert.name), advert, rated, cost, worth))
+    return sorted(found, key=lambda option: -option.worth_microcredits)
+
+
+def expected_cost(advert: AgentAdvert, ask: Ask) -> Microcredits:
+    """What an answer of usual length will cost at the agent's rate card, nothing cached."""
+    rates = Rates(advert.rates.prompt, advert.rates.cached, advert.rates.output)
+    return metered(rates, Usage(ask.prompt_tokens, 0, min(ask.sampling.max_tokens, OUTPUT_TOKENS_EXPECTED)))
+
+
+def to_call(ranked: list[Option], me: PeerId) -> list[Option]:
+    """Whom to ask for a quote: the best strangers that are worth more than the best local agent, and that agent."""
+    local = next((o for o in ranked if o.agent.peer == me), None)
+    floor = local.worth_microcredits if local else 0
+    strangers = [o for o in ranked if o.agent.peer != me and o.worth_microcredits > floor]
+    return [*strangers[:CALLS], *([local] if local else [])]
+
+
+def worth_at(option: Option, quote: Quote, ask: Ask) -> Microcredits:
+    """The worth of an agent now that it has said how long it will take."""
+    output = min(ask.sampling.max_tokens, OUTPUT_TOKENS_EXPECTED)
+    wait_ms = quote.ttft_ms + quote.tpot_us * output // 1000
+    return option.worth_microcredits - ask.policy.delay_microcredits_per_s * wait_ms // 1000
+
+
+def clear(worths: list[dict[AgentRef, Microcredits]], free: dict[AgentRef, int]) -> list[AgentRef | None]:
+    """The owner's waiting queries cleared together: per query the agent that serves it, None where nothing gains.
+
+    Args:
+        worths: per query, the worth of each agent that quoted for it.
+        free: slots that each agent has quoted free.
+    """
+    agents = sorted(free)
+    barred = -(1 << 49)
+    weights = np.array([[w.get(agent, barred) for agent in agents] for w in worths], dtype=np.int64)
+    chosen = assign(weights.reshape(len(worths), len(agents)), [free[a] for a in agents])
+    return [None if column is None else agents[column] for column in chosen]

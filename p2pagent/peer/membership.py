@@ -1,0 +1,164 @@
+"""Being known and knowing others: our own record, gossip of it, and the exchange that repairs what gossip lost."""
+
+from random import Random
+
+from p2pagent.errors import RemoteError
+from p2pagent.keys import Keys
+from p2pagent.peer.directory import Directory
+from p2pagent.peer.events import Effect, Learn, Provide, Publish, Send, SetTimer, Timer
+from p2pagent.peer.wire import AgentAdvert, Delta, Digest, Record, SignedRecord, opened, sealed
+from p2pagent.routing.prototypes import Space
+from p2pagent.types import PeerId
+
+RECORD_MS = 30_000
+"""A record is renewed this often; nothing else is gossiped unless the agents change."""
+
+LEASE_MS = 3 * RECORD_MS
+"""Two renewals may be lost before a peer is forgotten."""
+
+EXCHANGE_MS = 10_000
+"""How often one neighbour, drawn at random, is asked what it knows that we do not."""
+
+STRONG = 128
+"""A capability (of 255) from which on a prototype's cell lists the agent in the DHT."""
+
+CELLS_MAX = 8
+RENEWALS_PER_PROVIDE = 120
+"""The DHT is told again every hour; its records last a day and more."""
+
+
+class Membership:
+    """Our record, the directory of others', and the talk about both."""
+
+    def __init__(self, keys: Keys, space: Space, network: str, rng: Random, incarnation: int) -> None:
+        self._keys = keys
+        self._space = space
+        self._network = network
+        self._rng = rng
+        self._incarnation = incarnation
+        self._sequence = 0
+        self._agents: tuple[AgentAdvert, ...] = ()
+        self._addresses: tuple[str, ...] = ()
+        self._own: tuple[Record, SignedRecord] | None = None
+        self._neighbours: set[PeerId] = set()
+        self.directory = Directory(keys.peer, network)
+
+    def on_agents(self, agents: tuple[AgentAdvert, ...], addresses: tuple[str, ...], now_ms: int) -> list[Effect]:
+        """Tell the network what this device hosts, and keep telling it."""
+        first = self._own is None
+        self._agents, self._addresses = agents, addresses
+        effects = self._renew(now_ms, LEASE_MS)
+        if first:
+            effects.append(SetTimer(now_ms + RECORD_MS, Timer("record")))
+            effects.append(SetTimer(now_ms + EXCHANGE_MS, Timer("exchange")))
+        return effects
+
+    def on_leave(self, now_ms: int) -> list[Effect]:
+        """Say goodbye: a record without a lease."""
+        return self._renew(now_ms, 0) if self._own is not None else []
+
+    def on_timer(self, timer: Timer, now_ms: int) -> list[Effect]:
+        """Renew our record, or exchange with a neighbour."""
+        if timer.kind == "exchange":
+            again = SetTimer(now_ms + EXCHANGE_MS, timer)
+            if not self._neighbours:
+                return [again]
+            neighbour = self._rng.choice(sorted(self._neighbours))
+            return [Send(neighbour, self._digest(pull=True)), again]
+        self.directory.sweep(now_ms)
+        effects = self._renew(now_ms, LEASE_MS)
+        if timer.mark % RENEWALS_PER_PROVIDE == 0:
+            effects.append(Provide(self._strong_cells()))
+        return [*effects, SetTimer(now_ms + RECORD_MS, Timer("record", mark=timer.mark + 1))]
+
+    def on_up(self, peer: PeerId) -> list[Effect]:
+        """Direct contact: exchange all that both know, our own record first."""
+        self._neighbours.add(peer)
+        self.directory.up(peer)
+        own: list[Effect] = [Send(peer, self._own[1])] if self._own else []
+        return [*own, Send(peer, self._digest(pull=True))]
+
+    def on_down(self, peer: PeerId) -> None:
+        """Contact lost."""
+        self._neighbours.discard(peer)
+        self.directory.down(peer)
+
+    def on_digest(self, peer: PeerId, digest: Digest) -> list[Effect]:
+        """Send what `peer` lacks; ask back if it knows more and this was not itself an answer."""
+        lacking = self.directory.newer_than(digest)
+        if self._own is not None and self._own[0].version > _version_in(digest, self._keys.peer):
+            lacking = (self._own[1], *lacking[:-1]) if len(lacking) else (self._own[1],)
+        effects: list[Effect] = [Send(peer, Delta(lacking))] if lacking else []
+        if digest.pull and self.directory.lacks(digest):
+            effects.append(Send(peer, self._digest(pull=False)))
+        return effects
+
+    def on_records(self, records: tuple[SignedRecord, ...], now_ms: int) -> list[Effect]:
+        """Check and keep records; dial whoever is new.
+
+        Raises:
+            RemoteError: one is malformed or badly signed; those before it are kept.
+        """
+        effects: list[Effect] = []
+        for signed in records:
+            record = opened(Record, signed.body, signed.signature, None, self._keys)
+            known = self.directory.get(PeerId(record.peer))
+            silent = known is not None and known.silent
+            if not self.directory.learn(record, signed, now_ms):
+                continue
+            peer = PeerId(record.peer)
+            if silent and peer not in self._neighbours:
+                self.directory.down(peer)
+            if record.lease_ms:
+                effects.append(Learn(peer, record.addresses))
+        return effects
+
+    def on_providers(self, peers: tuple[PeerId, ...]) -> list[Effect]:
+        """Ask peers that the DHT named, and that we do not know, for what they know."""
+        return [
+            Send(peer, Digest((), pull=False))
+            for peer in peers
+            if peer != self._keys.peer and self.directory.get(peer) is None
+        ]
+
+    def _digest(self, *, pull: bool) -> Digest:
+        return self.directory.digest(self._own[0] if self._own else None, pull=pull)
+
+    def _renew(self, now_ms: int, lease_ms: int) -> list[Effect]:
+        self._sequence += 1
+        record = Record(
+            peer=self._keys.peer,
+            network=self._network,
+            space=self._space.name,
+            incarnation=self._incarnation,
+            sequence=self._sequence,
+            issued_ms=now_ms,
+            lease_ms=lease_ms,
+            addresses=self._addresses,
+            agents=self._agents if lease_ms else (),
+        )
+        signed = SignedRecord(*sealed(record, self._keys))
+        self._own = (record, signed)
+        return [Publish(signed)]
+
+    def _strong_cells(self) -> tuple[str, ...]:
+        """Cells of the prototypes at which one of our agents is strong, strongest first."""
+        best: dict[int, int] = {}
+        for agent in self._agents:
+            for prototype, skill in enumerate(agent.capability):
+                best[prototype] = max(skill, best.get(prototype, 0))
+        strong = sorted((m for m in best if best[m] >= STRONG), key=lambda m: (-best[m], m))
+        return tuple(self._space.cell(m) for m in strong[:CELLS_MAX])
+
+
+def accepts(keys: Keys, network: str, data: SignedRecord) -> bool:
+    """Whether gossip of `data` is worth passing on: a record of this network under its peer's signature."""
+    try:
+        record = opened(Record, data.body, data.signature, None, keys)
+    except RemoteError:
+        return False
+    return record.network == network
+
+
+def _version_in(digest: Digest, peer: PeerId) -> tuple[int, int]:
+    return next(((s.incarnation, s.sequence) for s in digest.entries if s.peer == peer), (-1, -1))

@@ -1,0 +1,167 @@
+"""A peer: one state machine, `handle(event, now_ms) -> list[Effect]`. The daemon and the simulator are two drivers of it.
+
+Rule 1: no clock, socket, file or global randomness: time comes in with each event, randomness from the `rng` given.
+Rule 2: a fault of a remote peer becomes a `Blame`; `handle` never raises on a well-formed event, in any state.
+Rule 3: messages to ourselves never leave: they are handled in the same call, so the local agent is bought and sold
+exactly as strangers are.
+"""
+
+from collections import deque
+from random import Random
+
+from p2pagent.config import Preferences
+from p2pagent.errors import RemoteError
+from p2pagent.keys import Keys
+from p2pagent.peer.buyer import Buyer
+from p2pagent.peer.debts import Debt, Debts
+from p2pagent.peer.events import (
+    AgentsChanged,
+    Ask,
+    Blame,
+    CancelAsk,
+    Effect,
+    Event,
+    Generated,
+    GenerationEnded,
+    GenerationFailed,
+    Leave,
+    PeerDown,
+    PeerUp,
+    Posted,
+    ProvidersFound,
+    Received,
+    Send,
+    Timer,
+    TimerFired,
+)
+from p2pagent.peer.membership import Membership
+from p2pagent.peer.rounds import Scout
+from p2pagent.peer.seller import Account, Seller
+from p2pagent.peer.wire import (
+    Award,
+    Call,
+    Chunk,
+    Delta,
+    Digest,
+    Fail,
+    Final,
+    Refuse,
+    Release,
+    Settle,
+    Settled,
+    SignedQuote,
+    SignedRecord,
+)
+from p2pagent.routing.prototypes import Space
+from p2pagent.types import PeerId
+
+
+class Peer:
+    """All decisions of one device. Everything it knows beyond its arguments came in through `handle`."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        space: Space,
+        network: str,
+        preferences: Preferences,
+        rng: Random,
+        incarnation: int,
+        accounts: dict[PeerId, Account] | None = None,
+        debts: list[Debt] | None = None,
+    ) -> None:
+        self._me = keys.peer
+        self._debts = Debts(keys, debts or [])
+        self.membership = Membership(keys, space, network, rng, incarnation)
+        self.seller = Seller(keys, space, preferences.newcomer_credit_microcredits, accounts or {})
+        scout = Scout(keys.peer, space, preferences, self.membership.directory, rng)
+        self.buyer = Buyer(keys, space, scout, self._debts, rng)
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+        """What is to be done about `event` at `now_ms`, milliseconds since the Unix epoch."""
+        effects: list[Effect] = []
+        pending: deque[Event] = deque([event])
+        while pending:
+            for effect in self._one(pending.popleft(), now_ms):
+                if isinstance(effect, Send) and effect.peer == self._me:
+                    pending.append(Received(self._me, effect.message))
+                else:
+                    effects.append(effect)
+        return effects
+
+    def _one(self, event: Event, now_ms: int) -> list[Effect]:
+        match event:
+            case Received():
+                try:
+                    return self._message(event, now_ms)
+                except RemoteError as error:
+                    return [Blame(event.peer, str(error))]
+            case Ask():
+                return self.buyer.on_ask(event, now_ms)
+            case CancelAsk(query):
+                return self.buyer.on_cancel(query)
+            case Generated(job, text):
+                return self.seller.on_piece(job, text, now_ms)
+            case GenerationEnded():
+                return self.seller.on_end(event, now_ms)
+            case GenerationFailed(job, reason):
+                return self.seller.on_failure(job, reason, now_ms)
+            case Posted(ident):
+                return [*self._debts.on_posted(ident), *self.seller.on_posted(ident)]
+            case PeerUp(peer):
+                return [*self.membership.on_up(peer), *self._debts.on_up(peer)]
+            case PeerDown(peer):
+                self.membership.on_down(peer)
+                return [*self.buyer.on_seller_gone(peer, now_ms), *self.seller.on_buyer_gone(peer, now_ms)]
+            case AgentsChanged(agents, addresses):
+                self.seller.open_for(agents)
+                self.buyer.open_for(agents)
+                return self.membership.on_agents(agents, addresses, now_ms)
+            case ProvidersFound(query, _, peers):
+                news = self.membership.on_providers(peers)
+                return news or self.buyer.on_nothing_found(query, now_ms)
+            case Leave():
+                return self.membership.on_leave(now_ms)
+            case TimerFired(timer):
+                return self._timer(timer, now_ms)
+
+    def _timer(self, timer: Timer, now_ms: int) -> list[Effect]:
+        match timer.kind:
+            case "quotes":
+                return self.buyer.on_quotes_timer(timer.ident.decode(), timer.mark, now_ms)
+            case "progress":
+                return self.buyer.on_progress_timer(timer.ident, timer.mark, now_ms)
+            case "hold":
+                return self.seller.on_hold_timer(timer.ident, now_ms)
+            case "record" | "exchange":
+                return self.membership.on_timer(timer, now_ms)
+
+    def _message(self, event: Received, now_ms: int) -> list[Effect]:
+        peer = event.peer
+        match event.message:
+            case Call() as call:
+                return self.seller.on_call(peer, call, now_ms)
+            case SignedQuote() as quote:
+                return self.buyer.on_quote(peer, quote, now_ms)
+            case Refuse() as refuse:
+                return self.buyer.on_refuse(peer, refuse, now_ms)
+            case Award() as award:
+                return self.seller.on_award(peer, award, now_ms)
+            case Release(conversation):
+                return self.seller.on_release(peer, conversation, now_ms)
+            case Chunk() as chunk:
+                return self.buyer.on_chunk(peer, chunk, now_ms)
+            case Final() as final:
+                return self.buyer.on_final(peer, final, now_ms)
+            case Fail() as fail:
+                return self.buyer.on_fail(peer, fail, now_ms)
+            case Settle() as settle:
+                return self.seller.on_settle(peer, settle)
+            case Settled() as settled:
+                return self._debts.on_settled(peer, settled)
+            case Digest() as digest:
+                return self.membership.on_digest(peer, digest)
+            case SignedRecord() as record:
+                return [*self.membership.on_records((record,), now_ms), *self.buyer.on_news(now_ms)]
+            case Delta(records):
+                return [*self.membership.on_records(records, now_ms), *self.buyer.on_news(now_ms)]

@@ -1,0 +1,1 @@
+"""Who is likely to answer well: embeddings, prototypes, scores. Pure."""

@@ -1,0 +1,574 @@
+"""Real libp2p on loopback: talking, coming and going, and one regression test for each guard of p2pagent.net.guards.
+
+Networks of the test's own process are enough where only sockets count; whoever is frozen or killed is a process.
+"""
+
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from libp2p import new_host
+from libp2p.abc import INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.peerinfo import info_from_p2p_addr
+from multiaddr import Multiaddr
+
+import p2pagent
+from p2pagent.errors import Exit, LocalError
+from p2pagent.net import (
+    BootstrapFailed,
+    FrameReceived,
+    GossipReceived,
+    NetConfig,
+    NetEvent,
+    Network,
+    PeerDown,
+    PeerUp,
+    ProtocolViolation,
+    SendFailed,
+    load_or_create_identity,
+)
+from p2pagent.net.frames import FrameSplitter, encode_frame
+from p2pagent.net.guards import STREAMS_PER_CONNECTION_MAX, write_all
+from p2pagent.types import PeerId
+
+pytestmark = pytest.mark.integration
+
+PROTOCOL = "/test/1"
+LOOPBACK = "/ip4/127.0.0.1/tcp/0"
+LIMIT_S = 20.0
+"""For whatever takes well under a second on a quiet machine."""
+
+
+class Recorder:
+    """Collects events and lets a test wait for one."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self._news = trio.Event()
+
+    def note(self, event: Any) -> None:
+        self.events.append(event)
+        self._news.set()
+
+    async def until(self, wanted: Callable[[Any], bool], limit_s: float = LIMIT_S) -> Any:
+        """Return the first event, past or future, that is wanted."""
+        seen = 0
+        with trio.fail_after(limit_s):
+            while True:
+                for event in self.events[seen:]:
+                    if wanted(event):
+                        return event
+                seen = len(self.events)
+                self._news = trio.Event()
+                await self._news.wait()
+
+    async def kind(self, kind: type, **fields: Any) -> Any:
+        return await self.until(lambda event: isinstance(event, kind) and _has(event, fields))
+
+
+def _has(event: Any, fields: dict[str, Any]) -> bool:
+    return all(getattr(event, name) == value for name, value in fields.items())
+
+
+class Node(Recorder):
+    """A network in this process."""
+
+    network: Network
+
+    @property
+    def peer(self) -> PeerId:
+        return self.network.peer
+
+    def knows(self, other: "Node | Child") -> None:
+        self.network.learn_addresses(other.peer, other.addresses)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.network.addresses()
+
+
+@asynccontextmanager
+async def node(
+    directory: Path, *, key: str | None = None, echo: bool = False, validate: Any = None, **config: Any
+) -> AsyncIterator[Node]:
+    running = Node()
+    key = key or os.urandom(4).hex()
+
+    def on_event(event: NetEvent) -> None:
+        running.note(event)
+        if echo and isinstance(event, FrameReceived):
+            running.network.send(event.peer, event.protocol, event.payload)
+
+    running.network = Network(
+        load_or_create_identity(directory / key),
+        NetConfig(**{"listen": (LOOPBACK,), **config}),
+        (PROTOCOL,),
+        on_event,
+        validate or (lambda _source, _data: True),
+    )
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(LIMIT_S):
+            await nursery.start(running.network.run)
+        yield running
+        nursery.cancel_scope.cancel()
+
+
+class Child(Recorder):
+    """A network in a process of its own."""
+
+    def __init__(self, process: trio.Process) -> None:
+        super().__init__()
+        self._process = process
+        self.peer = PeerId("")
+        self.addresses: tuple[str, ...] = ()
+
+    async def told(self, name: str, limit_s: float = LIMIT_S, **fields: Any) -> dict[str, Any]:
+        wanted = {"event": name, **fields}
+        return await self.until(lambda event: wanted.items() <= event.items(), limit_s)
+
+    async def do(self, what: str, **fields: Any) -> None:
+        await self._process.stdin.send_all(json.dumps({"do": what, **fields}).encode() + b"\n")
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    async def read(self) -> None:
+        buffer = b""
+        async for data in self._process.stdout:
+            *lines, buffer = (buffer + data).split(b"\n")
+            for line in lines:
+                self.note(json.loads(line))
+
+
+@asynccontextmanager
+async def child(directory: Path, key: str, **config: Any) -> AsyncIterator[Child]:
+    arguments = {"key": str(directory / key), "listen": [LOOPBACK], **config}
+    command = [sys.executable, str(Path(__file__).with_name("net_peer.py")), json.dumps(arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(p2pagent.__file__).parents[1])}
+    process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, env=environment)
+    running = Child(process)
+    async with trio.open_nursery() as nursery:
+        try:
+            nursery.start_soon(running.read)
+            first = await running.until(lambda event: event["event"] in ("Started", "LocalError"))
+            running.peer, running.addresses = PeerId(first.get("peer", "")), tuple(first.get("addresses", ()))
+            yield running
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def stranger(target: Node) -> AsyncIterator[BasicHost]:
+    """A stock libp2p host, connected to the target and free to misbehave."""
+    host = new_host(listen_addrs=[Multiaddr(LOOPBACK)])
+    async with host.run([Multiaddr(LOOPBACK)]):
+        with trio.fail_after(LIMIT_S):
+            await host.connect(info_from_p2p_addr(Multiaddr(target.addresses[0])))
+            await target.kind(PeerUp, peer=PeerId(host.get_id().to_base58()))
+            yield host
+
+
+async def open_stream(host: BasicHost, target: Node, protocol: str = PROTOCOL) -> INetStream:
+    info = info_from_p2p_addr(Multiaddr(target.addresses[0]))
+    return await host.new_stream(info.peer_id, [TProtocol(protocol)])
+
+
+async def echoes(asker: Node, answerer: "Node | Child", payload: bytes = b"hello?") -> None:
+    """Check that frames reach the answerer and come back, and leave no trace of it."""
+    before = len(asker.events)
+    asker.network.send(answerer.peer, PROTOCOL, payload)
+    await asker.until(
+        lambda event: event == FrameReceived(answerer.peer, PROTOCOL, payload) and event in asker.events[before:]
+    )
+    del asker.events[before:]
+
+
+async def gossips(source: Node, listener: Node, data: bytes) -> None:
+    """Check that gossip gets through; the mesh may need some heartbeats to form, and gossip promises nothing."""
+    with trio.fail_after(LIMIT_S):
+        while GossipReceived(source.peer, data) not in listener.events:
+            source.network.publish(data)
+            with trio.move_on_after(1):
+                await listener.kind(GossipReceived, source=source.peer, data=data)
+
+
+# Talking
+
+
+async def test_frames_and_gossip_go_both_ways(tmp_path: Path) -> None:
+    async with node(tmp_path, echo=True) as a, child(tmp_path, "b", bootstrap=a.addresses, echo=True) as b:
+        await a.kind(PeerUp, peer=b.peer)
+        await b.told("PeerUp", peer=a.peer)
+        await echoes(a, b)
+        await b.do("send", peer=a.peer, protocol=PROTOCOL, payload="from b")
+        await b.told("FrameReceived", payload="from b")
+        await b.do("publish", data="news of b")
+        await a.kind(GossipReceived, source=b.peer, data=b"news of b")
+        a.network.publish(b"news of a")
+        await b.told("GossipReceived", source=a.peer, data="news of a")
+        await echoes(a, b, os.urandom(1 << 19).hex().encode())
+        assert a.network.statistics().neighbours == 1
+        assert a.network.statistics().guarded_exceptions == 0
+
+
+async def test_a_frame_dials_by_itself_and_both_sides_at_once_do_no_harm(tmp_path: Path) -> None:
+    async with node(tmp_path) as a, node(tmp_path) as b:
+        a.network.learn_addresses(
+            b.peer,
+            ("nonsense", "/ip4/127.0.0.1/udp/1/quic-v1", f"/ip4/127.0.0.1/tcp/1/p2p/{a.peer}", "/ip4/127.0.0.1/tcp/1"),
+        )
+        a.network.send(b.peer, PROTOCOL, b"too early")
+        failed = await a.kind(SendFailed, peer=b.peer, frames=1)
+        assert "/ip4/127.0.0.1/tcp/1:" in failed.reason
+        assert f"/p2p/{a.peer}" not in failed.reason
+        a.knows(b)
+        b.knows(a)
+        for number in range(20):
+            a.network.send(b.peer, PROTOCOL, b"%d" % number)
+            b.network.send(a.peer, PROTOCOL, b"%d" % number)
+        await a.kind(FrameReceived, payload=b"19")
+        await b.kind(FrameReceived, payload=b"19")
+        for side in (a, b):
+            payloads = [event.payload for event in side.events if isinstance(event, FrameReceived)]
+            assert payloads == [b"%d" % number for number in range(20)]
+
+
+async def test_nobody_there_is_a_failed_send(tmp_path: Path) -> None:
+    async with node(tmp_path) as a:
+        nobody = load_or_create_identity(tmp_path / "nobody").peer
+        for _ in range(3):
+            a.network.send(nobody, PROTOCOL, b"anyone?")
+        failed = await a.kind(SendFailed, peer=nobody)
+        assert failed.reason == "no address is known"
+        a.network.send(PeerId("not a peer id"), PROTOCOL, b"")
+        await a.kind(SendFailed, peer="not a peer id")
+        a.network.send(a.peer, PROTOCOL, b"")
+        await a.kind(SendFailed, peer=a.peer)
+
+
+async def test_a_client_that_only_dials_is_answered_on_its_own_stream(tmp_path: Path) -> None:
+    async with node(tmp_path, echo=True) as a, stranger(a) as client:
+        stream = await open_stream(client, a)
+        await stream.write(encode_frame(b"first") + encode_frame(b"second")[:3])
+        await stream.write(encode_frame(b"second")[3:])
+        await stream.close_write()
+        splitter, found = FrameSplitter(100), []
+        while len(found) < 2:
+            found += splitter.feed(await stream.read(100))
+        assert found == [b"first", b"second"]
+        await a.kind(FrameReceived, payload=b"second")
+
+
+async def test_a_burst_of_gossip_arrives_whole(tmp_path: Path) -> None:
+    async with node(tmp_path) as a, node(tmp_path, bootstrap=a.addresses) as b:
+        await gossips(b, a, b"first")
+        for number in range(100):
+            b.network.publish(b"%d" % number)
+        await a.kind(GossipReceived, data=b"99")
+        assert {event.data for event in a.events if isinstance(event, GossipReceived)} >= {
+            b"%d" % number for number in range(100)
+        }
+        with pytest.raises(ValueError, match="at most"):
+            b.network.publish(bytes(5000))
+
+
+async def test_four_peers_find_who_serves_a_cell(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(node(tmp_path))
+        others = [await stack.enter_async_context(node(tmp_path, bootstrap=hub.addresses)) for _ in range(3)]
+        for other in others:
+            await other.kind(PeerUp, peer=hub.peer)
+            await hub.kind(PeerUp, peer=other.peer)
+        assert await others[0].network.provide("beef")
+        assert await others[1].network.provide("beef")
+        found = await others[2].network.find("beef", 5)
+        assert set(found) == {others[0].peer, others[1].peer}
+        assert len(await others[2].network.find("beef", 1)) == 1
+        assert await others[0].network.find("beef", 5) == (others[1].peer,)
+        assert await others[2].network.find("elsewhere", 5) == ()
+
+
+async def test_members_of_a_private_network_talk_and_outsiders_do_not(tmp_path: Path) -> None:
+    psk = bytes(range(32))
+    async with (
+        node(tmp_path, psk=psk, echo=True) as a,
+        node(tmp_path, psk=psk, bootstrap=a.addresses) as b,
+        node(tmp_path, psk=psk[::-1], bootstrap=a.addresses) as other,
+        node(tmp_path, bootstrap=a.addresses) as public,
+    ):
+        await echoes(b, a, bytes(200_000))
+        await gossips(b, a, b"among us")
+        await other.kind(BootstrapFailed, address=a.addresses[0])
+        await public.kind(BootstrapFailed, address=a.addresses[0])
+        assert {event.peer for event in a.events if isinstance(event, PeerUp)} == {b.peer}
+
+
+# Coming and going
+
+
+async def test_a_bootstrap_peer_that_is_late_is_reported_once(tmp_path: Path) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    late = load_or_create_identity(tmp_path / "late").peer
+    address = f"/ip4/127.0.0.1/tcp/{port}"
+    async with node(tmp_path, bootstrap=(f"{address}/p2p/{late}",)) as a:
+        await a.kind(BootstrapFailed, address=f"{address}/p2p/{late}")
+        async with node(tmp_path, key="late", listen=(address,)):
+            await a.kind(PeerUp, peer=late)
+        await a.kind(PeerDown, peer=late)
+        assert sum(isinstance(event, BootstrapFailed) for event in a.events) == 1
+        a.events.clear()
+        async with node(tmp_path, key="late", listen=(address,)) as back:
+            await a.kind(PeerUp, peer=late)
+            await gossips(a, back, b"welcome back")
+            await gossips(back, a, b"good to be back")
+
+
+async def test_a_frozen_peer_is_down_within_ten_seconds(tmp_path: Path) -> None:
+    async with node(tmp_path) as a, child(tmp_path, "b", bootstrap=a.addresses, echo=True) as b:
+        await a.kind(PeerUp, peer=b.peer)
+        await echoes(a, b)
+        b.signal(signal.SIGSTOP)
+        with trio.fail_after(10):
+            await a.kind(PeerDown, peer=b.peer)
+        a.events.clear()
+        b.signal(signal.SIGCONT)
+        await a.kind(PeerUp, peer=b.peer)
+        await echoes(a, b)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+async def test_the_same_identity_returns_on_another_port(tmp_path: Path, end: signal.Signals) -> None:
+    async with node(tmp_path, echo=True) as a, child(tmp_path, "b", bootstrap=a.addresses, echo=True) as old:
+        await echoes(a, old)
+        await old.do("publish", data="from the old")
+        await a.kind(GossipReceived, data=b"from the old")
+        old.signal(end)
+        async with child(tmp_path, "b", bootstrap=a.addresses, echo=True) as new:
+            assert new.peer == old.peer
+            await new.told("PeerUp", peer=a.peer)
+            with trio.fail_after(8):
+                await new.do("send", peer=a.peer, protocol=PROTOCOL, payload="from the new")
+                await new.told("FrameReceived", payload="from the new")
+                await a.until(lambda event: isinstance(event, FrameReceived) and event.payload == b"from the new")
+            with trio.fail_after(10):
+                heard = {"event": "GossipReceived", "source": a.peer, "data": "to the new"}
+                while heard not in new.events or GossipReceived(new.peer, b"from the new") not in a.events:
+                    a.network.publish(b"to the new")
+                    await new.do("publish", data="from the new")
+                    await trio.sleep(0.5)
+            a.events.clear()
+            await echoes(a, new)
+
+
+async def test_more_inbound_connections_in_a_life_than_at_once(tmp_path: Path) -> None:
+    async with node(tmp_path, neighbours_max=3, echo=True) as a:
+        for _ in range(8):
+            async with node(tmp_path, bootstrap=a.addresses) as guest:
+                await echoes(guest, a)
+            await a.kind(PeerDown, peer=guest.peer)
+
+
+async def test_disconnect_is_final_until_there_is_something_to_send(tmp_path: Path) -> None:
+    async with node(tmp_path) as a, node(tmp_path, echo=True, bootstrap=a.addresses) as b:
+        await a.kind(PeerUp, peer=b.peer)
+        a.network.disconnect(b.peer)
+        await a.kind(PeerDown, peer=b.peer)
+        a.events.clear()
+        await a.kind(PeerUp, peer=b.peer)
+        await echoes(a, b)
+
+
+# Guards
+
+
+async def test_a_handler_that_raises_costs_its_stream_only(tmp_path: Path) -> None:
+    async def broken(_stream: INetStream) -> None:
+        raise RuntimeError("bug")
+
+    async with node(tmp_path, echo=True) as a, node(tmp_path, bootstrap=a.addresses) as b, stranger(a) as host:
+        a.network._host.set_stream_handler(TProtocol("/broken/1"), broken)
+        stream = await open_stream(host, a, "/broken/1")
+        with pytest.raises(StreamError):
+            await stream.read(1)
+        assert a.network.statistics().guarded_exceptions == 1
+        await echoes(b, a)
+
+
+async def test_malformed_gossip_costs_its_stream_only(tmp_path: Path) -> None:
+    async with node(tmp_path, echo=True) as a, node(tmp_path, bootstrap=a.addresses) as b, stranger(a) as host:
+        await gossips(b, a, b"before")
+        for garbage in (b"\xff" * 20, b"\x0a\x7f", os.urandom(300), b"\x1a\x02\x0a\x05", b""):
+            stream = await open_stream(host, a, "/meshsub/1.1.0")
+            await stream.write(encode_frame(garbage))
+            await stream.write(b"\xff" * 12)
+            with pytest.raises(StreamError):
+                while True:
+                    await stream.read(1)
+        await gossips(b, a, b"after")
+        await gossips(a, b, b"after, too")
+
+
+async def test_a_validator_that_raises_refuses_the_message_only(tmp_path: Path) -> None:
+    def validate(_source: PeerId, data: bytes) -> bool:
+        if data == b"bug":
+            raise RuntimeError("bug")
+        return data != b"no"
+
+    async with node(tmp_path, validate=validate) as a, node(tmp_path, bootstrap=a.addresses) as b:
+        await gossips(b, a, b"before")
+        for data in (b"bug", b"no", b"yes"):
+            b.network.publish(data)
+        await a.kind(GossipReceived, data=b"yes")
+        assert a.network.statistics().guarded_exceptions == 1
+        assert not any(isinstance(event, GossipReceived) and event.data in (b"bug", b"no") for event in a.events)
+
+
+async def test_cancelled_writes_leave_the_connection_whole(tmp_path: Path) -> None:
+    async with node(tmp_path, echo=True) as a, node(tmp_path, bootstrap=a.addresses) as b:
+        await echoes(b, a)
+        target = b.network._swarm.get_connections()[0].muxed_conn.peer_id
+        write: Callable[[INetStream], Any]
+        for write in (partial(write_all, data=bytes(1 << 20)), lambda stream: stream.write(bytes(1 << 20))):
+            for delay_s in (0.0, 0.001, 0.002, 0.005, 0.01, 0.02):
+                stream = await b.network._host.new_stream(target, [TProtocol(PROTOCOL)])
+                with trio.move_on_after(delay_s):
+                    await write(stream)
+                await stream.reset()
+        for delay_s in (0.0, 0.001, 0.003, 0.005, 0.01):
+            with trio.move_on_after(delay_s):
+                await b.network.find("some cell", 3)
+        await echoes(b, a, bytes(1 << 20))
+        assert not any(isinstance(event, PeerDown) for event in b.events)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"\xff\xff\xff\x7f", "needs more"), (b"\xff\xff\x7f", "at most"), (b"\x81\x00", "minimally")]
+)
+async def test_a_broken_frame_is_reported_and_its_stream_reset(tmp_path: Path, data: bytes, reason: str) -> None:
+    async with node(tmp_path, echo=True) as a, stranger(a) as host:
+        stream = await open_stream(host, a)
+        await stream.write(encode_frame(b"good") + data)
+        violation = await a.kind(ProtocolViolation, peer=PeerId(host.get_id().to_base58()))
+        assert reason in violation.reason
+        assert any(isinstance(event, FrameReceived) and event.payload == b"good" for event in a.events)
+        with pytest.raises(StreamError):
+            while True:
+                await stream.read(100)
+        fresh = await open_stream(host, a)
+        await fresh.write(encode_frame(b"again"))
+        await a.kind(FrameReceived, payload=b"again")
+
+
+async def test_a_slow_reader_fills_its_own_queue_only(tmp_path: Path) -> None:
+    async with node(tmp_path, queue_frames_max=16) as a, node(tmp_path, echo=True) as other, stranger(a) as host:
+        a.knows(other)
+        asleep = trio.Event()
+        host.set_stream_handler(TProtocol(PROTOCOL), lambda _stream: asleep.wait())
+        slow = PeerId(host.get_id().to_base58())
+        for _ in range(100):
+            a.network.send(slow, PROTOCOL, bytes(100_000))
+        failed = [event for event in a.events if isinstance(event, SendFailed)]
+        assert len(failed) == 84
+        assert {event.reason for event in failed} == {"the queue to this neighbour is full"}
+        with trio.fail_after(5):
+            await echoes(a, other)
+        await a.until(lambda event: isinstance(event, SendFailed) and "stream broke" in event.reason)
+        await echoes(a, other)
+        asleep.set()
+
+
+async def test_a_flood_of_streams_is_refused(tmp_path: Path) -> None:
+    async with node(tmp_path, echo=True) as a, node(tmp_path, bootstrap=a.addresses) as b, stranger(a) as host:
+        held = []
+        with pytest.raises(Exception, match="failed to open|Failed to"):  # noqa: PT012
+            for _ in range(STREAMS_PER_CONNECTION_MAX + 1):
+                held.append(await open_stream(host, a, "/ipfs/ping/1.0.0"))
+        assert len(held) <= STREAMS_PER_CONNECTION_MAX
+        await echoes(b, a)
+
+
+async def test_a_bug_of_the_owner_ends_the_network(tmp_path: Path) -> None:
+    def on_event(event: NetEvent) -> None:
+        raise RuntimeError(f"bug at {type(event).__name__}")
+
+    async with node(tmp_path) as a:
+        identity = load_or_create_identity(tmp_path / "owner")
+        network = Network(identity, NetConfig(listen=(LOOPBACK,), bootstrap=a.addresses), (), on_event)
+        with trio.fail_after(LIMIT_S), pytest.raises(RuntimeError, match="bug at PeerUp"):
+            await network.run()
+
+
+# Faults of the owner of this device
+
+
+async def test_a_taken_port_is_a_fault_with_a_way_out(tmp_path: Path) -> None:
+    async with node(tmp_path) as a:
+        address = a.addresses[0].partition("/p2p/")[0]
+        async with child(tmp_path, "b", listen=[address]) as b:
+            error = await b.told("LocalError", exit_code=int(Exit.PORT_TAKEN))
+            assert address in error["cause"]
+            assert "another port" in error["hint"]
+        with pytest.raises(LocalError) as caught:
+            async with node(tmp_path, listen=(LOOPBACK, address)):
+                pass
+        assert caught.value.exit_code == Exit.PORT_TAKEN
+
+
+def test_the_key_file_is_private_and_lasts(tmp_path: Path) -> None:
+    path = tmp_path / "deeper" / "key"
+    identity = load_or_create_identity(path)
+    assert load_or_create_identity(path) == identity
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(identity.seed) == 32
+    assert identity.seed.hex() not in repr(identity)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x01\x12\x20" + bytes(31), b"\x08\x07\x12\x01\x00"])
+def test_a_corrupt_key_is_a_fault_with_a_way_out(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+    with pytest.raises(LocalError, match="corrupt") as caught:
+        load_or_create_identity(path)
+    assert caught.value.exit_code == Exit.KEY
+    assert "backup" in caught.value.hint
+    assert path.read_bytes() == content
+
+
+def test_an_unreadable_key_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(LocalError) as caught:
+        load_or_create_identity(tmp_path)
+    assert caught.value.exit_code == Exit.KEY
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"psk": b"short"},
+        {"bootstrap": ("/ip4/127.0.0.1/tcp/1",)},
+        {"bootstrap": ("example.org:4100",)},
+        {"bootstrap": ("/ip4/127.0.0.1/tcp/1/p2p/QmNotEd25519",)},
+    ],
+)
+def test_a_senseless_configuration_is_refused_before_anything_starts(tmp_path: Path, config: dict[str, Any]) -> None:
+    with pytest.raises(LocalError) as caught:
+        Network(load_or_create_identity(tmp_path / "key"), msgspec.convert(config, NetConfig), (), lambda _event: None)
+    assert caught.value.exit_code == Exit.CONFIG

@@ -26,7 +26,7 @@ class Invite(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     network: Annotated[str, Meta(min_length=1, max_length=64)]
     psk: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
     addresses: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=160, pattern=r"^/")], ...],
+        tuple[Annotated[str, Meta(min_length=1, max_length=160, pattern=r"^/[!-~]+\Z")], ...],
         Meta(min_length=1, max_length=ADDRESSES_MAX),
     ]
 

@@ -43,7 +43,9 @@ def quiet_libp2p() -> None:
 
     Parts of it log through the root logger itself, which would also install a handler on stderr behind our back.
     """
-    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
+    libp2p = logging.getLogger("libp2p")
+    libp2p.setLevel(logging.CRITICAL)
+    libp2p.propagate = False  # some of its modules set a level of their own
     root = logging.getLogger()
     if not root.handlers:
         root.addHandler(logging.NullHandler())

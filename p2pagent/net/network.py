@@ -207,7 +207,10 @@ class Network:
             yield
 
     async def _say_goodbye(self) -> None:
+        # Stopping the swarm's service is meant to do all this, but is cancelled before it gets to it.
         with trio.move_on_after(FAREWELL_LIMIT_S):
+            for listener in self._swarm.listeners.values():
+                await listener.close()
             async with trio.open_nursery() as nursery:
                 for connection in self._swarm.get_connections():
                     nursery.start_soon(connection.close)

@@ -78,6 +78,6 @@ async def _lines() -> Any:
 if __name__ == "__main__":
     try:
         trio.run(main, json.loads(sys.argv[1]))
-    except LocalError as error:
+    except* LocalError as group:
+        error = group.exceptions[0]
         tell(event="LocalError", cause=error.cause, hint=error.hint, exit_code=int(error.exit_code))
-        sys.exit(int(error.exit_code))

@@ -25,7 +25,10 @@ from tests.scenario import START_MS, Device, make_ask
 
 LATENCY_MS = 10
 ASKS = [(3_007 + 703 * i, i % 5, (i * 3 + 1) % 5) for i in range(20)]
-"""When, who, on what. Off the round numbers of the timers: the order of simultaneous events at one peer is nobody's promise."""
+"""When, who, on what."""
+
+READY_MS = [103, 217, 331, 457, 571]
+"""Apart, and so are all their timers: the order of simultaneous events at one peer is nobody's promise."""
 
 UNTIL_MS = 60_000
 
@@ -61,7 +64,7 @@ def under_the_heap(space: Space) -> tuple[Trace, list[Answered]]:
     nodes = devices(space)
     for node in nodes:
         world.add(node.name, node.peer, {"agent": slow(node.engine)})
-        world.at(START_MS, node.name, node.ready)
+        world.at(START_MS + READY_MS[node.index], node.name, node.ready)
     for i, one in enumerate(nodes):
         for other in nodes[i + 1 :]:
             world.connect(one.name, other.name)
@@ -167,6 +170,10 @@ async def under_trio(space: Space) -> tuple[Trace, list[Answered]]:
         async with driver.ask(lambda query: make_ask(query, subject)) as updates:
             answers.extend([u async for u in updates if isinstance(u, Answered)])
 
+    async def becomes_ready(driver: Driver, node: Device) -> None:
+        await trio.sleep_until(start_s + READY_MS[node.index] / 1000)
+        driver.put(node.ready)
+
     nodes = devices(space)
     with trio.move_on_after(UNTIL_MS / 1000 + 0.0005):
         async with trio.open_nursery() as nursery:
@@ -176,7 +183,7 @@ async def under_trio(space: Space) -> tuple[Trace, list[Answered]]:
                 observe = partial(record, trace, node.name)
                 driver = Driver(node.peer, ether.port(node.name), engines, Books(), clock, observe)
                 ether.drivers[node.name] = driver
-                driver.put(node.ready)
+                nursery.start_soon(becomes_ready, driver, node)
             for i, one in enumerate(nodes):
                 for other in nodes[i + 1 :]:
                     ether.drivers[one.name].put(PeerUp(other.name))

@@ -3,7 +3,6 @@
 The description in each `Meta` is the documentation: the table in README.md is generated from here.
 """
 
-import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -147,7 +146,7 @@ def save(config: Config, path: Path) -> None:
     temporary = path.with_suffix(".new")
     temporary.touch(mode=0o600)
     temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _changed(value: Struct) -> dict[str, object]:

@@ -118,6 +118,10 @@ class Driver:
         self._users: dict[str, trio.MemorySendChannel[Update]] = {}
         self._queries = 0
 
+    def now_ms(self) -> int:
+        """The time that the peer is told."""
+        return self._clock()
+
     def put(self, event: Event) -> None:
         """Handle `event` in its turn."""
         self._waiting.append(event)

@@ -10,6 +10,7 @@ import hmac
 import trio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from trio_typing import TaskStatus
 
 from p2pagent.api.faults import ApiError
 
@@ -78,7 +79,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-async def _discard(receive: Receive, *, task_status: trio.TaskStatus[None]) -> None:
+async def _discard(receive: Receive, *, task_status: TaskStatus[None]) -> None:
     """Read on till the client is gone; started once its body has ended, or enough of it has come."""
     discarded_bytes = 0
     told = False

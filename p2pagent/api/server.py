@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from trio_typing import TaskStatus
 
 from p2pagent.api.chat import ChatCompletions
 from p2pagent.api.chat_request import MODELS
@@ -26,11 +27,14 @@ from p2pagent.api.tree import to_tree
 from p2pagent.errors import Exit, LocalError
 
 _BACKLOG = 100
+_STALL_MAX_MS = 10_000
+"""How long a client may take nothing of what it is sent. hypercorn shields its writes from cancellation: without an end
+set by the kernel, a program that has stopped reading would keep the daemon from stopping."""
 _RECEIPTS_DEFAULT = 100
 _RECEIPTS_MAX = 1000
 
 
-async def serve(node: Node, port: int, token: str, *, task_status: trio.TaskStatus[int]) -> None:
+async def serve(node: Node, port: int, token: str, *, task_status: TaskStatus[int]) -> None:
     """Serve `node` to the programs of this device until cancelled; started with the port, also where `port` is 0.
 
     Raises:
@@ -72,6 +76,8 @@ def _listener(port: int) -> socket.socket:
         # The port of a daemon that was just stopped is free again at once.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted connections inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALL_MAX_MS)
         listener.bind(("127.0.0.1", port))
         listener.listen(_BACKLOG)
     except OSError as error:

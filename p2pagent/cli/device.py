@@ -116,9 +116,10 @@ def up(
 
 @app.command(epilog=examples("p2pagent doctor", "p2pagent doctor --json"))
 def doctor(as_json: JsonOption = False, home: HomeOption = None) -> None:
-    """Check what this device has of what p2pagent needs, and print the line that mends what is missing.
+    """Look for what is missing on this device.
 
-    The exit code is 0 only if nothing needed is missing.
+    Prints what was found, and for all that is missing the line that mends it. The exit code is 0 only if nothing needed
+    is missing.
     """
     findings = checks.examine(home_of(home))
     if as_json:

@@ -27,7 +27,10 @@ def run_testnet(
         typer.Option("--home", metavar="FOLDER", help="Keep the daemons' folders there instead of removing them."),
     ] = None,
 ) -> None:
-    """Run a network of real daemons on this device, ask it questions whose answers are known, and report."""
+    """Try a whole network on this device.
+
+    Runs real daemons, asks them questions whose answers are known, and reports quality, price and latency.
+    """
     from p2pagent import testnet as network
 
     raise typer.Exit(

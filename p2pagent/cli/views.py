@@ -90,7 +90,10 @@ def ledger(
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
-    """Show the balance with each peer and the latest receipts; a positive balance is owed to you."""
+    """Show balances and the latest receipts.
+
+    A positive balance is owed to you.
+    """
     with Client(home_of(home)) as client:
         view = client.ledger(limit)
     if as_json:

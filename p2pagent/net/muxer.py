@@ -30,6 +30,7 @@ class LiveYamux(Yamux):
     """
 
     _broken = False
+    _verdict: trio.Event | None = None
 
     async def _write_frame(self, data: bytes) -> None:
         async with self._write_lock:
@@ -61,6 +62,28 @@ class LiveYamux(Yamux):
             self._ping_sent_time = trio.current_time()
             await pong.wait()
         return pong.is_set()
+
+    def suspect(self) -> None:
+        """Hold back those who ask `settled` until `challenge` has found out whether this connection is alive."""
+        if self._verdict is None:
+            self._verdict = trio.Event()
+
+    async def challenge(self, limit_s: float) -> None:
+        """Ping the peer and cut the connection when no answer comes within `limit_s` seconds."""
+        try:
+            if not await self.answers(limit_s):
+                await self.abandon()
+        except ConnectionClosedError:
+            pass
+        finally:
+            if self._verdict is not None:
+                self._verdict.set()
+                self._verdict = None
+
+    async def settled(self) -> None:
+        """Wait while this connection is under suspicion."""
+        if self._verdict is not None:
+            await self._verdict.wait()
 
     async def _measure_rtt_loop(self) -> None:
         try:

@@ -242,9 +242,11 @@ class Network:
     def connection_up(self, connection: INetConn) -> None:
         """Take note of a new connection (called by libp2p's notifee)."""
         peer = connection.muxed_conn.peer_id
+        # The peer has come back on a new connection, or both sides dialled and both connections are alive.
         for other in self._swarm.get_connections(peer):
-            if other is not connection:
-                self._start(self._close_if_stale, other)
+            if other is not connection and self._tasks is not None:
+                yamux_of(other).suspect()
+                self._tasks.start_soon(yamux_of(other).challenge, PROBE_LIMIT_S)
         self._unwanted.discard(peer)
         self._swarm.unblock_peer(peer)
         self._start(self._cells.add, connection)
@@ -267,12 +269,6 @@ class Network:
                 self._unwanted.discard(peer)
             else:
                 self._start(self._contacts.bring_back, peer)
-
-    async def _close_if_stale(self, connection: INetConn) -> None:
-        """Close a connection whose peer has come back on another one, unless both are alive (both sides dialled)."""
-        yamux = yamux_of(connection)
-        if yamux.is_established and not await yamux.answers(PROBE_LIMIT_S):
-            await yamux.abandon()
 
 
 class _Watcher(INotifee):

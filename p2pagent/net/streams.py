@@ -156,6 +156,10 @@ class Lanes:
 
     async def _write_some(self, lane: _Lane) -> None:
         stream = lane.stream()
+        if stream is not None:
+            # If its connection turns out to be a dead one, frames written now would be lost without a trace.
+            await yamux_of(stream).settled()
+            stream = lane.stream()
         try:
             if stream is None:
                 stream = await self._open(lane)

@@ -56,7 +56,13 @@ class PeerUp(Struct, frozen=True):
 
 
 class PeerDown(Struct, frozen=True):
-    """The connection to `peer` is gone, or could not be made."""
+    """The connection to `peer` is gone."""
+
+    peer: PeerId
+
+
+class Unsent(Struct, frozen=True):
+    """A message to `peer` did not leave, so conversations with it have a hole."""
 
     peer: PeerId
 
@@ -120,6 +126,7 @@ Event = (
     | Received
     | PeerUp
     | PeerDown
+    | Unsent
     | AgentsChanged
     | TimerFired
     | Generated
@@ -142,7 +149,7 @@ class Timer(Struct, frozen=True):
 
 
 class Send(Struct, frozen=True):
-    """Send `message` to `peer`; if that fails, `PeerDown` comes back."""
+    """Send `message` to `peer`; if that fails, `Unsent` comes back."""
 
     peer: PeerId
     message: WireMessage

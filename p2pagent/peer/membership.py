@@ -40,7 +40,7 @@ class Membership:
         self._agents: tuple[AgentAdvert, ...] = ()
         self._addresses: tuple[str, ...] = ()
         self._own: tuple[Record, SignedRecord] | None = None
-        self._neighbours: set[PeerId] = set()
+        self.neighbours: set[PeerId] = set()
         self.directory = Directory(keys.peer, network)
 
     def on_agents(self, agents: tuple[AgentAdvert, ...], addresses: tuple[str, ...], now_ms: int) -> list[Effect]:
@@ -61,9 +61,9 @@ class Membership:
         """Renew our record, or exchange with a neighbour."""
         if timer.kind == "exchange":
             again = SetTimer(now_ms + EXCHANGE_MS, timer)
-            if not self._neighbours:
+            if not self.neighbours:
                 return [again]
-            neighbour = self._rng.choice(sorted(self._neighbours))
+            neighbour = self._rng.choice(sorted(self.neighbours))
             return [Send(neighbour, self._digest(pull=True)), again]
         self.directory.sweep(now_ms)
         effects = self._renew(now_ms, LEASE_MS)
@@ -73,15 +73,20 @@ class Membership:
 
     def on_up(self, peer: PeerId) -> list[Effect]:
         """Direct contact: exchange all that both know, our own record first."""
-        self._neighbours.add(peer)
+        self.neighbours.add(peer)
         self.directory.up(peer)
         own: list[Effect] = [Send(peer, self._own[1])] if self._own else []
         return [*own, Send(peer, self._digest(pull=True))]
 
     def on_down(self, peer: PeerId) -> None:
         """Contact lost."""
-        self._neighbours.discard(peer)
+        self.neighbours.discard(peer)
         self.directory.down(peer)
+
+    def on_unsent(self, peer: PeerId) -> None:
+        """A message did not leave: without a standing connection that means that the peer cannot be reached."""
+        if peer not in self.neighbours:
+            self.directory.down(peer)
 
     def on_digest(self, peer: PeerId, digest: Digest) -> list[Effect]:
         """Send what `peer` lacks; ask back if it knows more and this was not itself an answer."""
@@ -107,7 +112,7 @@ class Membership:
             if not self.directory.learn(record, signed, now_ms):
                 continue
             peer = PeerId(record.peer)
-            if silent and peer not in self._neighbours:
+            if silent and peer not in self.neighbours:
                 self.directory.down(peer)
             if record.lease_ms:
                 effects.append(Learn(peer, record.addresses))

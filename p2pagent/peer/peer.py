@@ -33,6 +33,7 @@ from p2pagent.peer.events import (
     Send,
     Timer,
     TimerFired,
+    Unsent,
 )
 from p2pagent.peer.membership import Membership
 from p2pagent.peer.rounds import Scout
@@ -112,6 +113,9 @@ class Peer:
                 return [*self.membership.on_up(peer), *self._debts.on_up(peer)]
             case PeerDown(peer):
                 self.membership.on_down(peer)
+                return [*self.buyer.on_seller_gone(peer, now_ms), *self.seller.on_buyer_gone(peer, now_ms)]
+            case Unsent(peer):
+                self.membership.on_unsent(peer)
                 return [*self.buyer.on_seller_gone(peer, now_ms), *self.seller.on_buyer_gone(peer, now_ms)]
             case AgentsChanged(agents, addresses):
                 self.seller.open_for(agents)

@@ -33,6 +33,7 @@ from p2pagent.peer.events import (
     SetTimer,
     Tell,
     TimerFired,
+    Unsent,
     Update,
 )
 from p2pagent.peer.peer import Peer
@@ -172,7 +173,7 @@ class World:
 
     def _send(self, source: PeerId, target: PeerId, message: WireMessage) -> None:
         if target not in self._nodes:
-            self.at(self.now_ms, source, PeerDown(target))
+            self.at(self.now_ms, source, Unsent(target))
             return
         self.connect(source, target)
         self._deliver(source, target, message)

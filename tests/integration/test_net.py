@@ -358,7 +358,8 @@ async def test_a_frozen_peer_is_down_within_ten_seconds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 async def test_the_same_identity_returns_on_another_port(tmp_path: Path, end: signal.Signals) -> None:
-    async with node(tmp_path, echo=True) as a, child(tmp_path, "b", bootstrap=a.addresses, echo=True) as old:
+    async with node(tmp_path) as a, child(tmp_path, "b", bootstrap=a.addresses, echo=True) as old:
+        await a.kind(PeerUp, peer=old.peer)
         await echoes(a, old)
         await old.do("publish", data="from the old")
         await a.kind(GossipReceived, data=b"from the old")
@@ -368,16 +369,14 @@ async def test_the_same_identity_returns_on_another_port(tmp_path: Path, end: si
             await new.told("PeerUp", peer=a.peer)
             with trio.fail_after(8):
                 await new.do("send", peer=a.peer, protocol=PROTOCOL, payload="from the new")
-                await new.told("FrameReceived", payload="from the new")
                 await a.until(lambda event: isinstance(event, FrameReceived) and event.payload == b"from the new")
+                await echoes(a, new)
             with trio.fail_after(10):
                 heard = {"event": "GossipReceived", "source": a.peer, "data": "to the new"}
                 while heard not in new.events or GossipReceived(new.peer, b"from the new") not in a.events:
                     a.network.publish(b"to the new")
                     await new.do("publish", data="from the new")
                     await trio.sleep(0.5)
-            a.events.clear()
-            await echoes(a, new)
 
 
 async def test_more_inbound_connections_in_a_life_than_at_once(tmp_path: Path) -> None:
@@ -527,9 +526,10 @@ async def test_a_taken_port_is_a_fault_with_a_way_out(tmp_path: Path) -> None:
             error = await b.told("LocalError", exit_code=int(Exit.PORT_TAKEN))
             assert address in error["cause"]
             assert "another port" in error["hint"]
-        with pytest.raises(LocalError) as caught:
-            async with node(tmp_path, listen=(LOOPBACK, address)):
-                pass
+        config = NetConfig(listen=(LOOPBACK, address))
+        network = Network(load_or_create_identity(tmp_path / "c"), config, (), lambda _event: None)
+        with pytest.raises(LocalError) as caught, trio.fail_after(LIMIT_S):
+            await network.run()
         assert caught.value.exit_code == Exit.PORT_TAKEN
 
 

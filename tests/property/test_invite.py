@@ -11,7 +11,9 @@ invites = st.builds(
     network=st.text(st.characters(codec="utf-8"), min_size=1, max_size=64),
     psk=st.just("") | st.binary(min_size=32, max_size=32).map(bytes.hex),
     addresses=st.lists(
-        st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=159).map(lambda rest: "/" + rest),
+        st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=159).map(
+            lambda rest: "/" + rest
+        ),
         min_size=1,
         max_size=8,
     ).map(tuple),

@@ -1,7 +1,6 @@
 """The command line against a real server: what goes to stdout, what to stderr, and how it exits."""
 
 import json
-import os
 import socket
 import stat
 from functools import partial
@@ -63,6 +62,7 @@ async def test_flags_override_the_preferences(node, home):
     flags = ["--value", "2", "--delay-cost", "0.000001", "--max-price", "0.5", "--privacy", "local", "--raw"]
     result = await run(home, "ask", *flags, "--max-tokens", "7", "-", stdin="reverse hello\n")
     assert result.exit_code == 0
+    assert result.stdout == "olleh\n"
     (turns, sampling, policy) = node.asked[0]
     assert turns[0].content == "reverse hello\n"
     assert sampling.max_tokens == 7
@@ -97,7 +97,8 @@ async def test_no_answer(node, home, script, exit_code):
 
 
 @pytest.mark.parametrize(
-    ("question", "exit_code"), [(" ", Exit.EMPTY_QUESTION), ("x" * 20_000, Exit.TOO_LONG), ("x" * 300_000, Exit.TOO_LONG)]
+    ("question", "exit_code"),
+    [(" ", Exit.EMPTY_QUESTION), ("x" * 20_000, Exit.TOO_LONG), ("x" * 300_000, Exit.TOO_LONG)],
 )
 async def test_questions_that_cannot_be_asked(node, home, question, exit_code):
     assert (await run(home, "ask", "-", stdin=question)).exit_code == exit_code
@@ -235,7 +236,7 @@ async def test_doctor_finds_the_daemon(node, home):
 def test_home_comes_from_the_environment(home):
     result = CliRunner().invoke(app, ["init"], env={"P2PAGENT_HOME": str(home)})
     assert result.exit_code == 0
-    assert sorted(os.listdir(home)) == ["config.toml", "identity"]
+    assert sorted(path.name for path in home.iterdir()) == ["config.toml", "identity"]
 
 
 @pytest.mark.parametrize("money", ["-1", "0.0000001", "1e3", "lots", "9999999999", ""])

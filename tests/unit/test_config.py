@@ -1,6 +1,5 @@
 """Settings on disk: what is written is read back, and what is no setting is refused."""
 
-import os
 import stat
 
 import pytest
@@ -26,7 +25,7 @@ def test_round_trip(config, tmp_path):
     save(config, path)
     assert load(path) == config
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert os.listdir(tmp_path) == ["config.toml"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_saving_again_replaces(tmp_path):

@@ -1,0 +1,243 @@
+"""The daemon of one device: puts the parts together, starts them in order, and takes them down again.
+
+Order: secrets and store (so that a second daemon is refused before anything else), network and API, then the engines.
+An agent joins the record of this device as soon as its engine is ready and its skill is known; one that cannot start is
+reported and leaves the others running.
+"""
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+
+import trio
+from rich.console import Console
+from trio_typing import TaskStatus
+
+from p2pagent import home
+from p2pagent.api.server import serve
+from p2pagent.config import Config
+from p2pagent.driver import Driver
+from p2pagent.errors import LocalError, RemoteError
+from p2pagent.hosting import Hosting, first
+from p2pagent.keys import Ed25519Keys
+from p2pagent.ledger import receipt_in
+from p2pagent.net import (
+    BootstrapFailed,
+    FrameReceived,
+    GossipReceived,
+    Identity,
+    NetConfig,
+    NetEvent,
+    Network,
+    ProtocolViolation,
+    SendFailed,
+)
+from p2pagent.net import PeerDown as NetPeerDown
+from p2pagent.net import PeerUp as NetPeerUp
+from p2pagent.node import WARNINGS_MAX, LocalNode
+from p2pagent.peer.debts import Debt
+from p2pagent.peer.events import AgentsChanged, Leave, PeerDown, PeerUp, Received, Unsent
+from p2pagent.peer.membership import accepts
+from p2pagent.peer.peer import Peer
+from p2pagent.peer.seller import Account
+from p2pagent.peer.wire import (
+    GOSSIP_PROTOCOL,
+    QUERY_PROTOCOL,
+    Record,
+    Settle,
+    SignedRecord,
+    decode,
+    parsed,
+)
+from p2pagent.routing.prototypes import Space
+from p2pagent.routing.space import load_space
+from p2pagent.store import Store, open_store
+from p2pagent.types import PeerId
+
+SNAPSHOT_S = 60
+ADDRESSES_MAX = 8
+FAREWELL_S = 0.3
+"""For our last record to leave before the connections close."""
+
+_say = Console(stderr=True, highlight=False).print
+
+
+def run(folder: Path, config: Config) -> None:
+    """Run the daemon of `folder` until SIGINT or SIGTERM.
+
+    Raises:
+        LocalError: it cannot start, or none of its agents can.
+    """
+    try:
+        trio.run(_main, folder, config)
+    except BaseExceptionGroup as group:
+        faults, others = group.split(LocalError)
+        if faults is None or others is not None:
+            raise
+        raise first(faults) from None
+
+
+async def _main(folder: Path, config: Config) -> None:
+    async with AsyncExitStack() as stack:
+        daemon = Daemon(folder, config)
+        await daemon.open(stack)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        await daemon.start(nursery)
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                break
+        await daemon.leave()
+        nursery.cancel_scope.cancel()
+
+
+class Daemon:
+    """All parts of one device and what passes between them."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        seed = home.identity(folder)
+        self._folder = folder
+        self._config = config
+        self._keys = Ed25519Keys(seed)
+        self._warnings: deque[str] = deque(maxlen=WARNINGS_MAX)
+        self._space: Space = load_space(config.embedding.kind)
+        self._network = Network(
+            Identity(self._keys.peer, seed),
+            NetConfig(
+                listen=config.network.listen,
+                bootstrap=config.network.bootstrap,
+                network=config.network.name,
+                psk=bytes.fromhex(config.network.psk) or None,
+                mdns=config.network.mdns,
+                neighbours_max=config.network.neighbours_max,
+            ),
+            (QUERY_PROTOCOL, GOSSIP_PROTOCOL),
+            self._on_network,
+            self._worth_passing_on,
+        )
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Open the store and wake the peer with what it remembers."""
+        self._store: Store = await stack.enter_async_context(open_store(self._folder / "store.db", self._keys.peer))
+        clock = _clock()
+        balances, volumes = await self._store.balances(), await self._store.volumes()
+        accounts = {peer: Account(balances.get(peer, 0), 0, volume) for peer, volume in volumes.items()}
+        owed = [Settle(r.body, r.seller_signature, r.buyer_signature) for r in await self._store.unacknowledged()]
+        self._peer = Peer(
+            self._keys,
+            self._space,
+            self._config.network.name,
+            self._config.preferences,
+            Random(),
+            await self._store.next_incarnation(clock()),
+            accounts,
+            [Debt(PeerId(receipt_in(settle.receipt).seller), settle) for settle in owed],
+        )
+        self._hosting = Hosting(self._folder, self._space, self._store, changed=self._tell_agents, warn=self._warn)
+        self._driver = Driver(self._peer, self._network, self._hosting.engines, self._store, clock)
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Bring everything up; returns when this device answers.
+
+        Raises:
+            LocalError: a port is taken, or no agent could start.
+        """
+        await nursery.start(self._driver.run)
+        await nursery.start(self._network.run)
+        node = LocalNode(
+            config=self._config,
+            space=self._space,
+            peer=self._peer,
+            driver=self._driver,
+            network=self._network,
+            store=self._store,
+            engines=self._hosting.engines,
+            warnings=self._warnings,
+            started_s=trio.current_time(),
+        )
+        port = await nursery.start(serve, node, self._config.api.port, home.token(self._folder))
+        await nursery.start(self._announce, port)
+        for record in await self._store.load_records():
+            self._meet_again(record)
+        nursery.start_soon(self._keep_snapshot)
+        self._tell_agents()
+        await self._hosting.start(self._config.agents, nursery)
+        _say(f"[bold]{self._keys.peer}[/bold] is up; ask it something: p2pagent ask 'What is 47 plus 38?'")
+
+    async def leave(self) -> None:
+        """Say goodbye to the network and keep what is known of it."""
+        self._driver.put(Leave())
+        with trio.move_on_after(FAREWELL_S):
+            await self._snapshot()
+            await trio.sleep(FAREWELL_S)
+
+    def _tell_agents(self) -> None:
+        adverts = tuple(self._hosting.adverts.values())
+        self._driver.put(AgentsChanged(adverts, self._network.addresses()[:ADDRESSES_MAX]))
+
+    # --- network ----------------------------------------------------------------------------------------------------
+
+    def _on_network(self, event: NetEvent) -> None:
+        match event:
+            case FrameReceived(peer, protocol, payload):
+                self._on_bytes(peer, protocol, payload)
+            case GossipReceived(source, data):
+                self._on_bytes(source, GOSSIP_PROTOCOL, data)
+            case NetPeerUp(peer):
+                self._driver.put(PeerUp(peer))
+            case NetPeerDown(peer):
+                self._driver.put(PeerDown(peer))
+            case SendFailed(peer):
+                self._driver.put(Unsent(peer))
+            case ProtocolViolation(peer):
+                self._driver.blame(peer)
+            case BootstrapFailed(address, reason):
+                self._warn(f"bootstrap {address} does not answer ({reason}); still trying")
+
+    def _on_bytes(self, peer: PeerId, protocol: str, data: bytes) -> None:
+        try:
+            message = decode(protocol, data)
+        except RemoteError:
+            self._driver.blame(peer)
+        else:
+            self._driver.received(Received(peer, message))
+
+    def _worth_passing_on(self, _source: PeerId, data: bytes) -> bool:
+        try:
+            message = decode(GOSSIP_PROTOCOL, data)
+        except RemoteError:
+            return False
+        return isinstance(message, SignedRecord) and accepts(self._keys, self._config.network.name, message)
+
+    def _meet_again(self, signed: SignedRecord) -> None:
+        record: Record = parsed(signed.body, Record)  # type: ignore[assignment]
+        self._network.learn_addresses(PeerId(record.peer), record.addresses)
+        self._network.connect(PeerId(record.peer))
+
+    async def _keep_snapshot(self) -> None:
+        while True:
+            await trio.sleep(SNAPSHOT_S)
+            await self._snapshot()
+
+    async def _snapshot(self) -> None:
+        await self._store.save_records([entry.signed for _, entry in self._peer.membership.directory.entries()])
+
+    # --- this device ------------------------------------------------------------------------------------------------
+
+    async def _announce(self, port: int, *, task_status: TaskStatus[None]) -> None:
+        with home.announced(self._folder, port):
+            task_status.started()
+            await trio.sleep_forever()
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        _say(f"warning: {text}", markup=False)
+
+
+def _clock() -> Callable[[], int]:
+    """Milliseconds since the Unix epoch, from one reading of the wall clock and a clock that never goes back."""
+    epoch_ms, start_s = time.time_ns() // 1_000_000, time.monotonic()
+    return lambda: epoch_ms + int((time.monotonic() - start_s) * 1000)

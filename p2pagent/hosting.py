@@ -1,0 +1,104 @@
+"""The agents of this device: each an engine that is started, measured, and offered while it runs.
+
+One that cannot start, or stops for good, is reported and taken back; the others carry on.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from trio_typing import TaskStatus
+
+from p2pagent import calibration
+from p2pagent.config import Agent
+from p2pagent.engine.base import Engine
+from p2pagent.engine.factory import fingerprint, make_engine
+from p2pagent.errors import LocalError
+from p2pagent.peer.wire import AgentAdvert, RateCard
+from p2pagent.routing.prototypes import Space
+from p2pagent.store import Store
+
+MODEL_NAME_MAX = 128
+
+
+class Hosting:
+    """Runs agents; `changed` is called whenever `adverts` has changed, `warn` with what the owner should know."""
+
+    def __init__(
+        self, folder: Path, space: Space, store: Store, *, changed: Callable[[], None], warn: Callable[[str], None]
+    ) -> None:
+        self.engines: dict[str, Engine] = {}
+        self.adverts: dict[str, AgentAdvert] = {}
+        self._folder = folder
+        self._space = space
+        self._store = store
+        self._changed = changed
+        self._warn = warn
+
+    async def start(self, agents: tuple[Agent, ...], nursery: trio.Nursery) -> None:
+        """Start all `agents` at once in `nursery`; returns when each is offered or has failed.
+
+        Raises:
+            LocalError: none could start.
+        """
+        failures: list[LocalError] = []
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            async with trio.open_nursery() as starting:
+                for agent in agents:
+                    starting.start_soon(nursery.start, self._host, agent, progress, failures)
+        if agents and not self.adverts:
+            raise failures[0]
+
+    async def _host(
+        self, agent: Agent, progress: Progress, failures: list[LocalError], *, task_status: TaskStatus[None]
+    ) -> None:
+        bar = progress.add_task(f"{agent.name}: starting its {agent.engine.kind} engine", total=None)
+        try:
+            engine = make_engine(agent.engine, self._folder / "engines" / agent.name)
+            async with trio.open_nursery() as life:
+                await life.start(engine.run)
+                skill = await self._skill(agent, engine, progress, bar)
+                progress.remove_task(bar)
+                self._offer(agent, engine, skill)
+                task_status.started()
+        except* LocalError as group:
+            error = first(group)
+            self._warn(f"agent {agent.name}: {error.cause}; {error.hint}")
+            if self.adverts.pop(agent.name, None) is None:
+                progress.remove_task(bar)
+                failures.append(error)
+                task_status.started()
+            else:
+                del self.engines[agent.name]
+                self._changed()
+
+    def _offer(self, agent: Agent, engine: Engine, skill: bytes) -> None:
+        can = engine.capabilities()
+        rates = RateCard(agent.rates.prompt, agent.rates.cached, agent.rates.output)
+        model = can.model[:MODEL_NAME_MAX]
+        self.engines[agent.name] = engine
+        self.adverts[agent.name] = AgentAdvert(agent.name, model, skill, rates, can.context_tokens, can.slots)
+        self._changed()
+
+    async def _skill(self, agent: Agent, engine: Engine, progress: Progress, bar: TaskID) -> bytes:
+        own = agent.calibration
+        items = calibration.load_items(Path(own)) if own else calibration.shipped_items()
+        key = calibration.cache_key(fingerprint(agent.engine), items, self._space)
+        known = await self._store.cached(key)
+        if known is None:
+            progress.update(bar, description=f"{agent.name}: measuring its skill", total=len(items))
+            known = await calibration.measure(engine, items, self._space, partial(progress.advance, bar))
+            await self._store.cache(key, known)
+        return known
+
+
+def first(group: BaseExceptionGroup[LocalError]) -> LocalError:
+    """The first error in `group`, however deep."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, LocalError)
+    return error

@@ -1,0 +1,161 @@
+"""The daemon as its HTTP API sees it: questions in, updates out, and views of what is going on."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import trio
+from msgspec import Struct
+
+from p2pagent import __version__
+from p2pagent.api.node import AgentView, EngineView, LedgerView, PeerView, ReceiptView, StatusView
+from p2pagent.config import Config, Preferences
+from p2pagent.driver import Driver
+from p2pagent.engine.base import Engine
+from p2pagent.errors import EngineUnavailableError, Exit, LocalError
+from p2pagent.net import Network
+from p2pagent.peer.events import Ask, Policy, Update
+from p2pagent.peer.peer import Peer
+from p2pagent.peer.wire import AgentAdvert
+from p2pagent.routing.prototypes import Space
+from p2pagent.store import Store
+from p2pagent.types import ChatMessage, Sampling
+
+WARNINGS_MAX = 16
+BYTES_PER_TOKEN_GUESSED = 3
+"""For counting a prompt while no local engine is there to do it."""
+
+
+class LocalNode(Struct):
+    """Everything that one device runs. `engines` grows as they become ready."""
+
+    config: Config
+    space: Space
+    peer: Peer
+    driver: Driver
+    network: Network
+    store: Store
+    engines: Mapping[str, Engine]
+    warnings: deque[str]
+    started_s: float
+
+    @property
+    def preferences(self) -> Preferences:
+        """The owner's settings for questions."""
+        return self.config.preferences
+
+    @asynccontextmanager
+    async def ask(
+        self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy
+    ) -> AsyncIterator[trio.MemoryReceiveChannel[Update]]:
+        """Ask the network; see `p2pagent.api.node.Node.ask`."""
+        if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
+            raise LocalError(
+                "the question is empty", "end the conversation with what you want to know", Exit.EMPTY_QUESTION
+            )
+        prompt_tokens = await self._count(turns)
+        context = self._largest_context()
+        if prompt_tokens >= context:
+            hint = "shorten it, or host an agent with a longer context"
+            cause = f"the question has {prompt_tokens} tokens; no agent takes {context} or more"
+            raise LocalError(cause, hint, Exit.TOO_LONG)
+        async with self.driver.ask(lambda query: Ask(query, turns, sampling, prompt_tokens, policy)) as updates:
+            yield updates
+
+    def status(self) -> StatusView:
+        """How the daemon fares now."""
+        net = self.network.statistics()
+        return StatusView(
+            peer=self.network.peer,
+            version=__version__,
+            network=self.config.network.name,
+            space=self.space.name,
+            addresses=self.network.addresses(),
+            uptime_s=int(trio.current_time() - self.started_s),
+            agents=tuple(_engine_view(name, engine) for name, engine in self.engines.items()),
+            neighbours=net.neighbours,
+            known_peers=len(self.peer.membership.directory),
+            queries_running=self.peer.buyer.running,
+            frames_in=net.frames_in,
+            frames_out=net.frames_out,
+            gossip_in=net.gossip_in,
+            gossip_out=net.gossip_out,
+            faults=sum(self.driver.faults.values()) + net.guarded_exceptions,
+            warnings=tuple(self.warnings),
+        )
+
+    async def peers(self) -> tuple[PeerView, ...]:
+        """All peers in the directory."""
+        balances = await self.store.balances()
+        now_ms = self.driver.now_ms()
+        return tuple(
+            PeerView(
+                peer=peer,
+                connected=peer in self.peer.membership.neighbours,
+                lease_left_ms=max(0, entry.expires_ms - now_ms),
+                agents=tuple(_agent_view(agent) for agent in entry.record.agents),
+                balance_microcredits=balances.get(peer, 0),
+                faults=self.driver.faults.get(peer, 0),
+            )
+            for peer, entry in self.peer.membership.directory.entries()
+        )
+
+    async def ledger(self, limit: int) -> LedgerView:
+        """Balances, and the latest `limit` receipts."""
+        booked = await self.store.receipts(limit)
+        return LedgerView(
+            balances=await self.store.balances(),
+            receipts=tuple(
+                ReceiptView(
+                    receipt_id=b.receipt_id.hex(),
+                    role=b.role,
+                    other=b.other,
+                    agent=b.receipt.agent,
+                    prompt_tokens=b.receipt.prompt_tokens,
+                    cached_tokens=b.receipt.cached_tokens,
+                    output_tokens=b.receipt.output_tokens,
+                    price_microcredits=b.receipt.price_microcredits,
+                    issued_ms=b.receipt.issued_ms,
+                    acknowledged=b.acknowledged,
+                )
+                for b in booked
+            ),
+        )
+
+    async def _count(self, turns: tuple[ChatMessage, ...]) -> int:
+        for engine in self.engines.values():
+            try:
+                return await engine.count_tokens(turns)
+            except EngineUnavailableError:
+                continue
+        return sum(len(turn.content.encode()) for turn in turns) // BYTES_PER_TOKEN_GUESSED + 1
+
+    def _largest_context(self) -> int:
+        own = [engine.capabilities().context_tokens for engine in self.engines.values()]
+        known = [a.context_tokens for _, e in self.peer.membership.directory.entries() for a in e.record.agents]
+        return max([*own, *known], default=1 << 24)
+
+
+def _engine_view(name: str, engine: Engine) -> EngineView:
+    statistics = engine.statistics()
+    return EngineView(
+        agent=name,
+        model=engine.capabilities().model,
+        ready=statistics.ready,
+        running=statistics.running,
+        completed=statistics.completed,
+        failed=statistics.failed,
+        restarts=statistics.restarts,
+    )
+
+
+def _agent_view(advert: AgentAdvert) -> AgentView:
+    return AgentView(
+        name=advert.name,
+        model=advert.model,
+        skill=round(sum(advert.capability) / (255 * max(1, len(advert.capability))), 3),
+        context_tokens=advert.context_tokens,
+        slots=advert.slots,
+        prompt_microcredits=advert.rates.prompt,
+        output_microcredits=advert.rates.output,
+    )

@@ -1,0 +1,38 @@
+"""Cluster the calibration questions into the prototypes that every peer shares.
+
+Run it only to make a new version of the space: peers of different prototypes never score each other.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from p2pagent.experts.families import FAMILIES, questions
+from p2pagent.routing.prototypes import Space, k_means, quantised
+from p2pagent.routing.space import EMBEDDERS, prototypes_file
+
+QUESTIONS_PER_FAMILY = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=sorted(EMBEDDERS), help="the embedder to build for")
+    parser.add_argument("--count", type=int, default=24, help="number of prototypes")
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    embedder = EMBEDDERS[given.kind]()
+    asked = [q for f in FAMILIES for q in questions(f, "calibration", QUESTIONS_PER_FAMILY, given.seed)]
+    vectors = embedder.embed([q.prompt for q in asked])
+    prototypes = k_means(vectors, given.count, given.seed)
+    path = Path(str(prototypes_file(given.kind)))
+    np.save(path, quantised(prototypes))
+    space = Space(embedder, np.load(path).astype(np.float32))
+    nearest = [space.nearest(space.embed(q.prompt)).prototypes[0] for q in asked]
+    mixed = sum(len({q.family for q, n in zip(asked, nearest, strict=True) if n == m}) > 1 for m in range(given.count))
+    print(f"{path}: {space.name}, {given.count} prototypes, {mixed} of them near questions of several families", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,9 @@ An agent joins the record of this device as soon as its engine is ready and its 
 reported and leaves the others running.
 """
 
+import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +23,8 @@ from p2pagent import home
 from p2pagent.api.server import serve
 from p2pagent.config import Config
 from p2pagent.driver import Driver
-from p2pagent.errors import LocalError, RemoteError
-from p2pagent.hosting import Hosting, first
+from p2pagent.errors import RemoteError, bare_local_errors
+from p2pagent.hosting import Hosting
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import receipt_in
 from p2pagent.net import (
@@ -66,32 +68,36 @@ FAREWELL_S = 0.3
 _say = Console(stderr=True, highlight=False).print
 
 
-def run(folder: Path, config: Config) -> None:
-    """Run the daemon of `folder` until SIGINT or SIGTERM.
+def run(folder: Path, config: Config, *, until_stdin_closes: bool = False) -> None:
+    """Run the daemon of `folder` until SIGINT or SIGTERM, or until standard input closes.
 
     Raises:
         LocalError: it cannot start, or none of its agents can.
     """
-    try:
-        trio.run(_main, folder, config)
-    except BaseExceptionGroup as group:
-        faults, others = group.split(LocalError)
-        if faults is None or others is not None:
-            raise
-        raise first(faults) from None
+    with bare_local_errors():
+        trio.run(_main, folder, config, until_stdin_closes)
 
 
-async def _main(folder: Path, config: Config) -> None:
+async def _main(folder: Path, config: Config, until_stdin_closes: bool) -> None:
     async with AsyncExitStack() as stack:
         daemon = Daemon(folder, config)
         await daemon.open(stack)
         nursery = await stack.enter_async_context(trio.open_nursery())
-        await daemon.start(nursery)
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                break
+            if until_stdin_closes:
+                nursery.start_soon(_terminate_at_end_of_input)
+            await daemon.start(nursery)
+            await anext(signals)
         await daemon.leave()
         nursery.cancel_scope.cancel()
+
+
+async def _terminate_at_end_of_input() -> None:
+    stdin = sys.stdin.fileno()
+    await trio.lowlevel.wait_readable(stdin)
+    while os.read(stdin, 4096):
+        await trio.lowlevel.wait_readable(stdin)
+    signal.raise_signal(signal.SIGTERM)
 
 
 class Daemon:

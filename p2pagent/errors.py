@@ -1,10 +1,12 @@
 """What can go wrong, told apart by whose fault it is.
 
-A `LocalError` is for the owner of this device: one line with the cause, a hint with the way out, an exit code of its own.
-A `RemoteError` is a peer's fault: it is counted against that peer and never travels further than the module that found it.
+A `LocalError` is for the owner of this device: one line with the cause, a hint with the way out, an exit code of its
+own. A `RemoteError` is a peer's fault: it is counted against that peer and travels no further than who found it.
 Everything else is a bug.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 
@@ -43,3 +45,24 @@ class RemoteError(Exception):
 
 class EngineUnavailableError(Exception):
     """The engine cannot answer now (starting, restarting, gone): the question goes elsewhere."""
+
+
+@contextmanager
+def bare_local_errors() -> Iterator[None]:
+    """Let a `LocalError` that nurseries wrapped into groups leave the block by itself; of several, the first."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        local, others = group.split(LocalError)
+        if local is None or others is not None:
+            raise
+        raise first(local) from None
+
+
+def first(group: BaseExceptionGroup[LocalError]) -> LocalError:
+    """The first error in `group`, however deep."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, LocalError)
+    return error

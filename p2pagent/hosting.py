@@ -16,7 +16,7 @@ from p2pagent import calibration
 from p2pagent.config import Agent
 from p2pagent.engine.base import Engine
 from p2pagent.engine.factory import fingerprint, make_engine
-from p2pagent.errors import LocalError
+from p2pagent.errors import LocalError, first
 from p2pagent.peer.wire import AgentAdvert, RateCard
 from p2pagent.routing.prototypes import Space
 from p2pagent.store import Store
@@ -94,11 +94,3 @@ class Hosting:
             await self._store.cache(key, known)
         return known
 
-
-def first(group: BaseExceptionGroup[LocalError]) -> LocalError:
-    """The first error in `group`, however deep."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, LocalError)
-    return error

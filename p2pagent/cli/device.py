@@ -92,6 +92,9 @@ def up(
     delay_cost: DelayOption = None,
     max_price: PriceOption = None,
     privacy: PrivacyOption = None,
+    stop_with_stdin: Annotated[
+        bool, typer.Option("--stop-with-stdin", help="End when standard input closes, as with the program holding it.")
+    ] = False,
     home: HomeOption = None,
 ) -> None:
     """Run this device's daemon until it is stopped. Options hold for this run, in place of the settings."""
@@ -111,7 +114,9 @@ def up(
             privacy=privacy,
         ),
     )
-    daemon.run(folder, settings.check(msgspec.to_builtins(overridden), "the options"))
+    daemon.run(
+        folder, settings.check(msgspec.to_builtins(overridden), "the options"), until_stdin_closes=stop_with_stdin
+    )
 
 
 @app.command(epilog=examples("p2pagent doctor", "p2pagent doctor --json"))

@@ -15,8 +15,11 @@ from p2pagent.cli.app import app, examples
 def run_testnet(
     *,
     nodes: Annotated[int, typer.Option("--nodes", min=1, max=256, help="Daemons to run.")] = 6,
-    questions: Annotated[int, typer.Option("--questions", min=1, max=100_000, help="Questions to ask.")] = 60,
+    questions: Annotated[int, typer.Option("--questions", min=1, max=100_000, help="Questions to ask.")] = 240,
     engine: Annotated[Literal["embedded", "vllm"], typer.Option("--engine", help="What answers.")] = "embedded",
+    engine_python: Annotated[
+        str, typer.Option("--engine-python", metavar="PATH", help="The interpreter that has vLLM; default: this one.")
+    ] = "",
     concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Questions at a time.")] = 4,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the questions and who asks them.")] = 0,
     json_path: Annotated[
@@ -38,6 +41,7 @@ def run_testnet(
             nodes=nodes,
             questions=questions,
             engine=engine,
+            engine_python=engine_python,
             concurrency=concurrency,
             seed=seed,
             json_path=json_path,

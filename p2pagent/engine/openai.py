@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 import trio
+from trio_typing import TaskStatus
 
 from p2pagent.engine.base import Capabilities, Completion, Delta, EngineStatistics, GenerateRequest
 from p2pagent.engine.openai_wire import (
@@ -62,7 +63,7 @@ class OpenAIEngine:
         self._ready = False
         self._tally = Tally()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `Engine.run`; asks every ten seconds whether the endpoint still answers."""
         async with self.connected():
             task_status.started()

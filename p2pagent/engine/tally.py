@@ -8,7 +8,7 @@ from p2pagent.errors import EngineUnavailableError
 
 
 class Tally:
-    """Answers in work, completed and failed; one given up by its asker, or too long a question, is neither of the last."""
+    """Answers in work, completed and failed. One that was given up, or too long a question, counts as neither."""
 
     def __init__(self) -> None:
         self._running = 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import trio
+from trio_typing import TaskStatus
 
 from p2pagent.engine.base import Capabilities, Completion, Delta, EngineStatistics, GenerateRequest
 from p2pagent.engine.openai import OpenAIEngine
@@ -50,7 +51,7 @@ class VllmEngine:
         self._tally = Tally()
         self._restarts = 0
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `Engine.run`; once it has served, an engine that ends for whatever reason is started again."""
         build = await find_build(self._python)
         ports_left = _PORT_ATTEMPTS
@@ -97,7 +98,7 @@ class VllmEngine:
             raise EngineUnavailableError("vLLM is starting")
         return self._http
 
-    async def _live(self, build: Build, task_status: trio.TaskStatus[None]) -> LocalError | None:
+    async def _live(self, build: Build, task_status: TaskStatus[None]) -> LocalError | None:
         """Live through one process from its start to its end, which nobody asked for; returns why it never served."""
         port = free_port()
         key = secrets.token_urlsafe(32)

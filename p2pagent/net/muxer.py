@@ -32,6 +32,10 @@ class LiveYamux(Yamux):
     _broken = False
     _verdict: trio.Event | None = None
 
+    @property
+    def is_established(self) -> bool:
+        return not self._broken and super().is_established
+
     async def _write_frame(self, data: bytes) -> None:
         async with self._write_lock:
             # The TCP layer swallows writes to a socket that we closed: they must not look delivered.

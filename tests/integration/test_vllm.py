@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,6 +48,45 @@ trio.run(main)
 """
 
 
+# Both take as long to start as an engine does, and the first test starts three in turn: so they start beside it.
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon that starts an engine, and says so once it serves."""
+    arguments = [str(EXPERT), str(PYTHON), str(tmp_path_factory.mktemp("daemon"))]
+    with subprocess.Popen([sys.executable, "-c", DAEMON, *arguments], stdout=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def vllm_answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process that asks vLLM what every expert answers to `asked()`, and the file that it writes it to."""
+    folder = tmp_path_factory.mktemp("greedy")
+    (folder / "in").write_text(json.dumps(asked()))
+    with (
+        (folder / "in").open() as questions_file,
+        (folder / "out").open("wb") as answers_file,
+        subprocess.Popen(
+            [PYTHON, "-P", Path(__file__).with_name("vllm_greedy.py"), str(MAX_TOKENS)],
+            env=environment(Build(PYTHON, is_cpu=True), "", is_local=True),
+            stdin=questions_file,
+            stdout=answers_file,
+            stderr=subprocess.DEVNULL,
+        ) as process,
+    ):
+        yield process, folder / "out"
+        process.kill()
+
+
+def asked() -> dict[str, list[str]]:
+    return {
+        str(experts.path(name)): [question.prompt for question in questions(name, "test", 20, seed=1)]
+        for name in experts.names()
+    }
+
+
 def command_line(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
@@ -77,7 +116,7 @@ def engine_core(group: int) -> int:
 
 async def until(condition: Callable[[], bool], timeout_s: float) -> None:
     with trio.fail_after(timeout_s):
-        while not condition():
+        while not condition():  # other processes set no events
             await trio.sleep(0.05)
 
 
@@ -97,6 +136,7 @@ async def greedy(engine: Engine, prompt: str, cache_salt: str = "") -> tuple[str
     return "".join(delta.text for delta in deltas), sum((delta.token_ids for delta in deltas), ()), completion.usage
 
 
+@pytest.mark.usefixtures("daemon", "vllm_answers")
 async def test_serves_and_serves_again_after_any_of_its_processes_is_killed(tmp_path: Path) -> None:
     engine = VllmEngine(str(EXPERT), python=PYTHON, log_folder=tmp_path)
     embedded = EmbeddedEngine(EXPERT)
@@ -139,20 +179,13 @@ async def test_serves_and_serves_again_after_any_of_its_processes_is_killed(tmp_
     await until(lambda: not processes(group=group), 10)
 
 
-async def test_no_process_outlives_a_killed_daemon(tmp_path: Path) -> None:
-    daemon = await trio.lowlevel.open_process(
-        [sys.executable, "-c", DAEMON, str(EXPERT), str(PYTHON), str(tmp_path)], stdout=subprocess.PIPE
-    )
-    try:
-        assert daemon.stdout is not None
-        async with daemon.stdout:
-            with trio.fail_after(START_S):
-                assert await daemon.stdout.receive_some() == b"ready\n"
-            group = server(daemon.pid)
-            assert len(processes(group=group)) >= 2
-    finally:
-        daemon.kill()
-        await daemon.wait()
+async def test_no_process_outlives_a_killed_daemon(daemon: subprocess.Popen[bytes]) -> None:
+    assert daemon.stdout is not None
+    with trio.fail_after(START_S):
+        assert await trio.to_thread.run_sync(daemon.stdout.readline) == b"ready\n"
+    group = server(daemon.pid)
+    assert len(processes(group=group)) >= 2
+    daemon.kill()
     await until(lambda: not processes(group=group), 10)
 
 
@@ -173,6 +206,8 @@ async def test_tells_why_it_does_not_start(tmp_path: Path, monkeypatch: pytest.M
     with trio.fail_after(START_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fail, "model", VllmEngine(str(broken), python=PYTHON, log_folder=tmp_path / "model"))
+            # Only the second engine is to find its port taken.
+            await until((tmp_path / "model" / "vllm.log").exists, START_S)
             with trio.socket.socket() as taken:
                 await taken.bind(("127.0.0.1", 0))
                 taken.listen()
@@ -185,21 +220,13 @@ async def test_tells_why_it_does_not_start(tmp_path: Path, monkeypatch: pytest.M
     assert causes["port"].exit_code is Exit.PORT_TAKEN
 
 
-async def test_answers_token_for_token_as_the_embedded_engine_does() -> None:
-    asked = {
-        str(experts.path(name)): [question.prompt for question in questions(name, "test", 20, seed=1)]
-        for name in experts.names()
-    }
-    with trio.fail_after(START_S):
-        found = await trio.run_process(
-            [PYTHON, "-P", str(Path(__file__).with_name("vllm_greedy.py")), str(MAX_TOKENS)],
-            stdin=json.dumps(asked).encode(),
-            env=environment(Build(PYTHON, is_cpu=True), "", is_local=True),
-            capture_stdout=True,
-            capture_stderr=True,
-        )
-    answers = json.loads(found.stdout.splitlines()[-1])
-    for folder, prompts in asked.items():
+async def test_answers_token_for_token_as_the_embedded_engine_does(
+    vllm_answers: tuple[subprocess.Popen[bytes], Path],
+) -> None:
+    process, file = vllm_answers
+    await until(lambda: process.poll() is not None, START_S)
+    answers = json.loads(file.read_bytes().splitlines()[-1])
+    for folder, prompts in asked().items():
         engine = EmbeddedEngine(Path(folder))
         async with started(engine):
             for prompt, ids in zip(prompts, answers[folder], strict=True):

@@ -1,7 +1,8 @@
-"""Run by the engine's own interpreter: the greedy token ids of vLLM, in one process for several models in turn.
+"""Run by the engine's own interpreter: what vLLM answers greedily, in one process for several models in turn.
 
-Takes the most tokens of an answer as argument, reads `{model folder: [prompt, ...]}` as JSON from standard input and writes `{model folder: [[token id, ...], ...]}` as
-the last line of standard output. A server for each model would compute the same and take twenty seconds each to start.
+The argument is the most tokens of an answer. Reads `{model folder: [prompt, ...]}` as JSON from standard input and
+writes `{model folder: [[token id, ...], ...]}` as the last line of standard output. A server for each model would
+compute the same, and take twenty seconds each to start.
 """
 
 import json
@@ -23,4 +24,4 @@ for folder, prompts in json.load(sys.stdin).items():
     outputs = llm.chat(turns, SamplingParams(temperature=0, max_tokens=int(sys.argv[1])), use_tqdm=False)
     from_folders[folder] = [list(output.outputs[0].token_ids) for output in outputs]
     llm.llm_engine.engine_core.shutdown()
-print(json.dumps(from_folders))
+sys.stdout.write(json.dumps(from_folders) + "\n")

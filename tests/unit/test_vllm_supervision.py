@@ -1,4 +1,4 @@
-"""How the managed engine is started, watched, restarted and ended, with a stand-in package `vllm` that starts at once."""
+"""How the managed engine is started, watched, restarted and ended; a package `vllm` stands in that starts at once."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from p2pagent.types import ChatMessage, Sampling
 
 HELLO = GenerateRequest((ChatMessage("user", "hello"),), Sampling(max_tokens=8))
 
-STAND_IN = '''
+STAND_IN = """
 import json, os, signal, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,7 +60,7 @@ def main():
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     (folder / "pid").write_text(str(os.getpid()))
     server.serve_forever()
-'''
+"""
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def engine(model: Path, tmp_path: Path) -> VllmEngine:
 
 async def until(condition: Callable[[], bool]) -> None:
     with trio.fail_after(20):
-        while not condition():  # noqa: ASYNC110 - other processes set no events
+        while not condition():  # other processes set no events
             await trio.sleep(0.01)
 
 
@@ -234,7 +234,11 @@ async def test_the_log_is_bounded_and_remembers_the_last_error(tmp_path: Path) -
     sender, receiver = trio.testing.memory_stream_one_way_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(log.copy, receiver)
-        await sender.send_all(b"ValueError: first\n" + b"y" * (5 << 20) + b"\n  Value error, no such ")
+        await sender.send_all(b"ValueError: first\n")
+        for _ in range(80):
+            await sender.send_all(b"y" * (1 << 16))
+            await trio.testing.wait_all_tasks_blocked()
+        await sender.send_all(b"\n  Value error, no such ")
         await sender.send_all(b"folder\nWARNING OSError: not at the start\n")
         await sender.aclose()
     assert log.cause == "Value error, no such folder"

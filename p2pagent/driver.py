@@ -1,8 +1,8 @@
 """The trio driver of a peer: turns effects into IO, and what comes of it into events. It decides nothing.
 
-One task handles events in the order in which they came; everything slow (engines, ledger, DHT) runs beside it and reports
-back by an event. Events that other peers cause are dropped, and counted, while too many wait; our own never are, because
-each answers an effect.
+One task handles events in the order in which they came; everything slow (engines, ledger, DHT) runs beside it and
+reports back by an event. Events that other peers cause are dropped, and counted, while too many wait; our own never
+are, because each answers an effect.
 """
 
 from collections import deque
@@ -51,7 +51,7 @@ WAITING_MAX = 4096
 """Events waiting to be handled beyond which those of other peers are dropped."""
 
 PIECE_MS = 20
-"""Pieces of an answer decoded within this time of the last one sent travel together: a frame costs more than a token."""
+"""Pieces decoded within this time of the last one sent travel together: a frame costs more than a token."""
 
 PROVIDERS_MAX = 16
 UPDATES_PER_TOKEN = 2

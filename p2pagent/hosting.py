@@ -93,4 +93,3 @@ class Hosting:
             known = await calibration.measure(engine, items, self._space, partial(progress.advance, bar))
             await self._store.cache(key, known)
         return known
-

@@ -1,7 +1,8 @@
 """Signatures: who says so, and about what kind of thing.
 
-Every signature covers a domain (`p2pagent/quote/1`, ...) together with the bytes, so that what was signed as one kind of
-message can never be shown as another. A peer id of libp2p holds its ed25519 public key, so verifying needs nothing else.
+Every signature covers a domain (`p2pagent/quote/1`, ...) together with the bytes, so that what was signed as one kind
+of message can never be shown as another. A peer id of libp2p holds its ed25519 public key, so verifying needs nothing
+else.
 """
 
 from functools import lru_cache

@@ -31,7 +31,7 @@ def main() -> None:
     space = Space(embedder, np.load(path).astype(np.float32))
     nearest = [space.nearest(space.embed(q.prompt)).prototypes[0] for q in asked]
     mixed = sum(len({q.family for q, n in zip(asked, nearest, strict=True) if n == m}) > 1 for m in range(given.count))
-    print(f"{path}: {space.name}, {given.count} prototypes, {mixed} of them near questions of several families", file=sys.stderr)
+    print(f"{space.name}: {given.count} prototypes, {mixed} near questions of several families", file=sys.stderr)
 
 
 if __name__ == "__main__":

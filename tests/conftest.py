@@ -18,3 +18,8 @@ def space() -> Space:
 def rng() -> Random:
     """Seeded."""
     return Random(4711)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Golden traces are rewritten on demand."""
+    parser.addoption("--rewrite", action="store_true", help="write the golden traces anew")

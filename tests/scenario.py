@@ -13,7 +13,14 @@ from p2pagent.sim.engine import EngineModel
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import ChatMessage, PeerId, Sampling
 
-SUBJECTS = ("reverse the word", "sort the letters of", "add the numbers", "shift every letter of", "count", "minutes in")
+SUBJECTS = (
+    "reverse the word",
+    "sort the letters of",
+    "add the numbers",
+    "shift every letter of",
+    "count",
+    "minutes in",
+)
 START_MS = 1_800_000_000_000
 
 

@@ -99,7 +99,7 @@ class Node(Protocol):
     def ask(
         self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Update]]:
-        """Ask the network; the channel ends after `Answered` or `Unanswered`. Leaving the block early cancels the query.
+        """Ask the network; the channel ends after `Answered` or `Unanswered`. Leaving the block early cancels it.
 
         Raises:
             LocalError: an empty question, or one longer than any context.

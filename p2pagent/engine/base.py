@@ -1,15 +1,15 @@
 """The one protocol behind which every engine stands.
 
-An engine is started by `await nursery.start(engine.run)`, which returns once it can answer and keeps supervising it until
-cancelled. A test suite for engines runs against each implementation.
+An engine is started by `await nursery.start(engine.run)`, which returns once it can answer and keeps supervising it
+until cancelled. A test suite for engines runs against each implementation.
 """
 
 from collections.abc import Callable
 from typing import Literal, Protocol
 
 import trio
-from trio_typing import TaskStatus
 from msgspec import Struct
+from trio_typing import TaskStatus
 
 from p2pagent.types import ChatMessage, Sampling, Usage
 
@@ -76,7 +76,7 @@ class Engine(Protocol):
         """
 
     async def count_tokens(self, messages: tuple[ChatMessage, ...]) -> int:
-        """Tokens of the prompt that `messages` become, chat template included; an estimate where the engine has no tokeniser.
+        """Tokens of the prompt that `messages` become, chat template included; an estimate without a tokeniser.
 
         Raises:
             EngineUnavailableError: it cannot answer now.

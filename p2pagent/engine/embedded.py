@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
+from trio_typing import TaskStatus
 
 from p2pagent.engine.base import Capabilities, Completion, Delta, EngineStatistics, GenerateRequest
 from p2pagent.engine.llama import Cache, Floats, Llama, LlamaConfig, softmax
@@ -69,7 +70,7 @@ class EmbeddedEngine:
         self._expert: _Expert | None = None
         self._running = self._completed = self._failed = 0
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Load the model, report readiness, answer until cancelled.
 
         Raises:

@@ -140,7 +140,7 @@ class EngineLog:
         for line in lines:
             match = _CAUSE.match(line[:_LINE_LIMIT_BYTES].decode(errors="replace"))
             if match and _CONSEQUENCE not in match[1]:
-                self.cause = match[0].strip()
+                self.cause = match[0].partition(" [type=")[0].strip()
 
 
 @asynccontextmanager

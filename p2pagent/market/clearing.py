@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 Weights = NDArray[np.int64]
 
 WEIGHT_MAX = 1 << 50
-"""Gains are integers below this, so that sums of thousands of them stay exact in float64's 53 bits where scipy works."""
+"""Gains are integers below this, so that they and their sums stay exact in the float64 in which scipy works."""
 
 
 def assign(weights: Weights, capacities: list[int]) -> list[int | None]:

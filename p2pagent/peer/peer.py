@@ -1,4 +1,4 @@
-"""A peer: one state machine, `handle(event, now_ms) -> list[Effect]`. The daemon and the simulator are two drivers of it.
+"""A peer: one state machine, `handle(event, now_ms) -> list[Effect]`. Daemon and simulator are two drivers of it.
 
 Rule 1: no clock, socket, file or global randomness: time comes in with each event, randomness from the `rng` given.
 Rule 2: a fault of a remote peer becomes a `Blame`; `handle` never raises on a well-formed event, in any state.

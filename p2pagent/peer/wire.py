@@ -1,8 +1,8 @@
 """The wire: the only place where bytes become messages, and where what is wrong with them is the sender's fault.
 
-A frame is one msgpack array `[tag, fields...]`. msgpack's Unpacker bounds every length before anything is built; msgspec
-checks the result against the frozen structs below, which are also the source of the JSON Schemas in `protocols/`. Signed
-things travel as the very bytes that were signed (`Signed.body`), so nobody ever re-encodes to verify.
+A frame is one msgpack array `[tag, fields...]`. msgpack's Unpacker bounds every length before anything is built;
+msgspec checks the result against the frozen structs below, which are also the source of the JSON Schemas in
+`protocols/`. Signed things travel as the very bytes that were signed, so nobody ever re-encodes to verify.
 
 Rule 1: `decode` and `opened` raise `RemoteError` and nothing else, whatever the bytes.
 Rule 2: every field is bounded here, so that nothing behind this module has to ask how long or how large.
@@ -88,7 +88,7 @@ class Record(Message, frozen=True):
 class Quote(Message, frozen=True):
     """A seller's binding offer for one call, good until `expires_ms` after it was made.
 
-    `price_cap_microcredits` is the most that the receipt may claim: every prompt token uncached, every output token used.
+    `price_cap_microcredits` is the most that the receipt may claim: no prompt token cached, every output token used.
     """
 
     conversation: Ident

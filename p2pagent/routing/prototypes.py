@@ -26,7 +26,7 @@ TEMPERATURE = 0.05
 """Of the softmax over cosines: 0.05 of cosine is one factor e."""
 
 SAME_PROMPT_COSINE = 0.999
-"""Two quantised embeddings of one prompt, made on machines whose floats differ in the last bit, are at least this close."""
+"""Quantised embeddings of one prompt, made on machines whose floats differ in the last bit, are at least this close."""
 
 
 class Embedder(Protocol):
@@ -41,7 +41,7 @@ class Embedder(Protocol):
 
 
 class HashingEmbedder:
-    """Character n-grams hashed to 4,096 counts, then one fixed Gaussian projection: no download, no training, under a millisecond.
+    """Character n-grams hashed to 4,096 counts, then a fixed Gaussian projection: nothing to download or train, 1 ms.
 
     The projection keeps cosines within about 1/sqrt(256) (Johnson and Lindenstrauss 1984).
     """
@@ -112,7 +112,7 @@ def quantised(vectors: Vector) -> NDArray[np.int8]:
 
 
 def k_means(vectors: Vector, count: int, seed: int) -> Vector:
-    """`count` unit prototypes for `vectors`, by spherical k-means in effect: rows are unit, centroids are normalised."""
+    """`count` unit prototypes for `vectors`, by k-means on unit rows, its centroids made unit again."""
     return _unit(
         KMeans(n_clusters=count, random_state=seed, n_init=10).fit(vectors).cluster_centers_.astype(np.float32)
     )

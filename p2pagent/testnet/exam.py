@@ -72,7 +72,7 @@ def right(task: Task, answered: Answered | None) -> bool:
 
 
 def earned(outcomes: list[Outcome]) -> dict[AgentRef, tuple[int, int, int]]:
-    """Per agent that answered for the network: its answers, those that were right, and what they cost in microcredits."""
+    """Per agent that answered for the network: its answers, the right ones of them, and their price in microcredits."""
     table: dict[AgentRef, tuple[int, int, int]] = {}
     for outcome in outcomes:
         if outcome.network is not None:

@@ -10,7 +10,7 @@ import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
@@ -183,12 +184,28 @@ async def stranger(target: Node) -> AsyncIterator[BasicHost]:
         with trio.fail_after(LIMIT_S):
             await host.connect(info_from_p2p_addr(Multiaddr(target.addresses[0])))
             await target.kind(PeerUp, peer=PeerId(host.get_id().to_base58()))
+        try:
             yield host
+        finally:
+            # Stock libp2p leaves the sockets open.
+            with trio.CancelScope(shield=True):
+                for connection in host.get_network().get_connections():
+                    await connection.close()
 
 
 async def open_stream(host: BasicHost, target: Node, protocol: str = PROTOCOL) -> INetStream:
     info = info_from_p2p_addr(Multiaddr(target.addresses[0]))
     return await host.new_stream(info.peer_id, [TProtocol(protocol)])
+
+
+async def gone(stream: INetStream) -> None:
+    """Wait until the other side has reset the stream."""
+    with trio.fail_after(LIMIT_S):
+        try:
+            while True:
+                await stream.read(100)
+        except StreamError:
+            return
 
 
 async def echoes(asker: Node, answerer: "Node | Child", payload: bytes = b"hello?") -> None:
@@ -419,9 +436,7 @@ async def test_malformed_gossip_costs_its_stream_only(tmp_path: Path) -> None:
             stream = await open_stream(host, a, "/meshsub/1.1.0")
             await stream.write(encode_frame(garbage))
             await stream.write(b"\xff" * 12)
-            with pytest.raises(StreamError):
-                while True:
-                    await stream.read(1)
+            await gone(stream)
         await gossips(b, a, b"after")
         await gossips(a, b, b"after, too")
 
@@ -469,9 +484,7 @@ async def test_a_broken_frame_is_reported_and_its_stream_reset(tmp_path: Path, d
         violation = await a.kind(ProtocolViolation, peer=PeerId(host.get_id().to_base58()))
         assert reason in violation.reason
         assert any(isinstance(event, FrameReceived) and event.payload == b"good" for event in a.events)
-        with pytest.raises(StreamError):
-            while True:
-                await stream.read(100)
+        await gone(stream)
         fresh = await open_stream(host, a)
         await fresh.write(encode_frame(b"again"))
         await a.kind(FrameReceived, payload=b"again")
@@ -490,18 +503,19 @@ async def test_a_slow_reader_fills_its_own_queue_only(tmp_path: Path) -> None:
         assert {event.reason for event in failed} == {"the queue to this neighbour is full"}
         with trio.fail_after(5):
             await echoes(a, other)
-        await a.until(lambda event: isinstance(event, SendFailed) and "stream broke" in event.reason)
+        await a.until(lambda event: isinstance(event, SendFailed) and event not in failed)
         await echoes(a, other)
         asleep.set()
 
 
 async def test_a_flood_of_streams_is_refused(tmp_path: Path) -> None:
     async with node(tmp_path, echo=True) as a, node(tmp_path, bootstrap=a.addresses) as b, stranger(a) as host:
-        held = []
-        with pytest.raises(Exception, match="failed to open|Failed to"):  # noqa: PT012
-            for _ in range(STREAMS_PER_CONNECTION_MAX + 1):
-                held.append(await open_stream(host, a, "/ipfs/ping/1.0.0"))
-        assert len(held) <= STREAMS_PER_CONNECTION_MAX
+        held = 0
+        with suppress(StreamFailure, SwarmException):
+            while held <= STREAMS_PER_CONNECTION_MAX:
+                await open_stream(host, a, "/ipfs/ping/1.0.0")
+                held += 1
+        assert held <= STREAMS_PER_CONNECTION_MAX
         await echoes(b, a)
 
 

@@ -32,7 +32,9 @@ class Network:
         self.world.run(self.world.now_ms + ms)
 
     def outcome(self, query: str) -> Answered | Unanswered:
-        (update,) = [t.update for t in self.world.told if t.query == query and isinstance(t.update, Answered | Unanswered)]
+        (update,) = [
+            t.update for t in self.world.told if t.query == query and isinstance(t.update, Answered | Unanswered)
+        ]
         return update
 
     def texts(self, query: str) -> str:
@@ -51,7 +53,10 @@ def test_every_question_goes_to_the_expert_and_both_ledgers_move(space: Space) -
         assert answered.agent.peer == net.devices[subject].name
         assert answered.delegated
         assert answered.price_microcredits == 10 * answered.usage.prompt_tokens + 40 * answered.usage.output_tokens
-        seller, buyer = net.world.ledgers[net.devices[subject].name], net.world.ledgers[net.devices[(subject + 1) % 6].name]
+        seller, buyer = (
+            net.world.ledgers[net.devices[subject].name],
+            net.world.ledgers[net.devices[(subject + 1) % 6].name],
+        )
         assert bytes.fromhex(answered.receipt_id) in seller.keys() & buyer.keys()
     assert net.world.blamed == []
 

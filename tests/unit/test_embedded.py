@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import trio
 from safetensors.numpy import load_file
+from trio_typing import TaskStatus
 
 from p2pagent import experts
 from p2pagent.engine.base import Capabilities, Completion, Delta, GenerateRequest
@@ -208,7 +209,7 @@ async def test_an_answer_breaks_off_when_the_engine_stops(nursery: trio.Nursery)
     engine = EmbeddedEngine(experts.path("add"))
     running = trio.CancelScope()
 
-    async def run(task_status: trio.TaskStatus[None]) -> None:
+    async def run(task_status: TaskStatus[None]) -> None:
         with running:
             await engine.run(task_status=task_status)
 

@@ -1,5 +1,7 @@
 """The frame splitter: any chunking, any garbage."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ payloads = st.lists(st.binary(max_size=FRAME_BYTES_MAX), max_size=8)
 def split(data: bytes, cuts: list[int], frame_bytes_max: int = FRAME_BYTES_MAX) -> tuple[list[bytes], FrameSplitter]:
     splitter = FrameSplitter(frame_bytes_max)
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    found = [frame for start, end in zip(edges, edges[1:], strict=False) for frame in splitter.feed(data[start:end])]
+    found = [frame for start, end in pairwise(edges) for frame in splitter.feed(data[start:end])]
     return found, splitter
 
 

@@ -81,6 +81,7 @@ def _verify_key(peer: PeerId) -> VerifyKey | None:
         raw = base58.b58decode(peer)
     except ValueError:
         return None
-    if len(raw) != 38 or not raw.startswith(_PEER_ID_PREFIX):
+    # Written back, because base58 overlooks white space at the end: one key must not have two names.
+    if len(raw) != 38 or not raw.startswith(_PEER_ID_PREFIX) or peer_id(raw[6:]) != peer:
         return None
     return VerifyKey(raw[6:])

@@ -18,7 +18,7 @@ from p2pagent.cli.app import (
     examples,
     home_of,
 )
-from p2pagent.cli.output import emit_json, note, table
+from p2pagent.cli.output import emit_json, note, parse_credits, table
 from p2pagent.config import Agent, Config, Engine
 from p2pagent.errors import Exit, LocalError
 from p2pagent.home import CONFIG, identity
@@ -92,6 +92,12 @@ def up(
     delay_cost: DelayOption = None,
     max_price: PriceOption = None,
     privacy: PrivacyOption = None,
+    newcomer_credit: Annotated[
+        int | None,
+        typer.Option(
+            "--newcomer-credit", parser=parse_credits, metavar="CREDITS", help="What a peer without history may owe you."
+        ),
+    ] = None,
     stop_with_stdin: Annotated[
         bool, typer.Option("--stop-with-stdin", help="End when standard input closes, as with the program holding it.")
     ] = False,
@@ -112,6 +118,7 @@ def up(
             delay_microcredits_per_s=delay_cost,
             price_max_microcredits=max_price,
             privacy=privacy,
+            newcomer_credit_microcredits=newcomer_credit,
         ),
     )
     daemon.run(

@@ -73,6 +73,7 @@ class Engine(Protocol):
 
         Raises:
             EngineUnavailableError: it cannot answer now, or broke off.
+            LocalError: the prompt is longer than the context.
         """
 
     async def count_tokens(self, messages: tuple[ChatMessage, ...]) -> int:

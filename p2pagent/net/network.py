@@ -13,7 +13,8 @@ from multiaddr import Multiaddr
 from trio_typing import TaskStatus
 
 from p2pagent.errors import LocalError
-from p2pagent.net.discovery import AddressBook, Cells, Contacts, Dialler, Multicast, parse_address, parse_bootstrap
+from p2pagent.net.cells import Cells
+from p2pagent.net.discovery import AddressBook, Contacts, Dialler, Multicast, parse_address, parse_bootstrap
 from p2pagent.net.events import (
     NetConfig,
     NetEvent,

@@ -4,7 +4,7 @@ from random import Random
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
-from p2pagent.peer.directory import Directory
+from p2pagent.peer.directory import DELTA_RECORDS_MAX, Directory
 from p2pagent.peer.events import Effect, Learn, Provide, Publish, Send, SetTimer, Timer
 from p2pagent.peer.wire import AgentAdvert, Delta, Digest, Record, SignedRecord, opened, sealed
 from p2pagent.routing.prototypes import Space
@@ -92,7 +92,7 @@ class Membership:
         """Send what `peer` lacks; ask back if it knows more and this was not itself an answer."""
         lacking = self.directory.newer_than(digest)
         if self._own is not None and self._own[0].version > _version_in(digest, self._keys.peer):
-            lacking = (self._own[1], *lacking[:-1]) if len(lacking) else (self._own[1],)
+            lacking = (self._own[1], *lacking)[:DELTA_RECORDS_MAX]
         effects: list[Effect] = [Send(peer, Delta(lacking))] if lacking else []
         if digest.pull and self.directory.lacks(digest):
             effects.append(Send(peer, self._digest(pull=False)))

@@ -8,10 +8,10 @@ Rule 1: `decode` and `opened` raise `RemoteError` and nothing else, whatever the
 Rule 2: every field is bounded here, so that nothing behind this module has to ask how long or how large.
 """
 
+from functools import cache
 from hashlib import sha256
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import msgpack
 import msgspec
 from msgspec import Meta, Struct
 
@@ -247,6 +247,7 @@ SIGNED_DOMAINS: dict[type, str] = {
     Receipt: "p2pagent/receipt/1",
 }
 
+_ENCODER = msgspec.msgpack.Encoder()
 _S = TypeVar("_S", Record, Quote, Receipt)
 
 
@@ -257,7 +258,7 @@ def protocol_of(message: WireMessage) -> str:
 
 def encode(message: Message) -> bytes:
     """The one canonical encoding of `message`: a msgpack array, integers in their shortest form."""
-    return msgpack.packb(msgspec.to_builtins(message, builtin_types=(bytes,)))  # type: ignore[no-any-return]
+    return _ENCODER.encode(message)
 
 
 def decode(protocol: str, data: bytes) -> WireMessage:
@@ -301,19 +302,15 @@ def parsed(data: bytes, kind: type) -> object:
     """
     if len(data) > FRAME_BYTES_MAX:
         raise RemoteError(f"frame of {len(data)} bytes exceeds {FRAME_BYTES_MAX}")
-    unpacker = msgpack.Unpacker(
-        max_buffer_size=FRAME_BYTES_MAX,
-        max_array_len=4096,
-        max_map_len=0,
-        max_ext_len=0,
-        raw=False,
-        strict_map_key=True,
-    )
     try:
-        unpacker.feed(data)
-        value = unpacker.unpack()
-        if unpacker.tell() != len(data):
-            raise RemoteError("bytes after the message")
-        return msgspec.convert(value, kind, strict=True)
-    except (msgpack.UnpackException, msgspec.ValidationError, ValueError, TypeError, RecursionError) as error:
+        value = _decoder(kind).decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RemoteError(f"malformed message: {error}") from error
+    if _ENCODER.encode(value) != data:
+        raise RemoteError("not the canonical encoding")
+    return value
+
+
+@cache
+def _decoder(kind: type) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)

@@ -6,7 +6,6 @@ This is the proof that what the simulator measures is what the daemon does.
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from random import Random
 
 import msgspec
 import pytest

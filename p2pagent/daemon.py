@@ -31,7 +31,6 @@ from p2pagent.net import (
     BootstrapFailed,
     FrameReceived,
     GossipReceived,
-    Identity,
     NetConfig,
     NetEvent,
     Network,
@@ -43,7 +42,7 @@ from p2pagent.net import PeerUp as NetPeerUp
 from p2pagent.node import WARNINGS_MAX, LocalNode
 from p2pagent.peer.debts import Debt
 from p2pagent.peer.events import AgentsChanged, Leave, PeerDown, PeerUp, Received, Unsent
-from p2pagent.peer.membership import accepts
+from p2pagent.peer.membership import Sieve
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.seller import Account
 from p2pagent.peer.wire import (
@@ -109,9 +108,10 @@ class Daemon:
         self._config = config
         self._keys = Ed25519Keys(seed)
         self._warnings: deque[str] = deque(maxlen=WARNINGS_MAX)
+        self._sieve = Sieve(self._keys, config.network.name)
         self._space: Space = load_space(config.embedding.kind)
         self._network = Network(
-            Identity(self._keys.peer, seed),
+            seed,
             NetConfig(
                 listen=config.network.listen,
                 bootstrap=config.network.bootstrap,
@@ -216,7 +216,7 @@ class Daemon:
             message = decode(GOSSIP_PROTOCOL, data)
         except RemoteError:
             return False
-        return isinstance(message, SignedRecord) and accepts(self._keys, self._config.network.name, message)
+        return isinstance(message, SignedRecord) and self._sieve.passes(message, self._driver.now_ms())
 
     def _meet_again(self, signed: SignedRecord) -> None:
         record: Record = parsed(signed.body, Record)  # type: ignore[assignment]

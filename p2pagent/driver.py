@@ -41,6 +41,7 @@ from p2pagent.peer.events import (
     Tell,
     Timer,
     TimerFired,
+    Unanswered,
     Update,
 )
 from p2pagent.peer.peer import Peer
@@ -190,8 +191,9 @@ class Driver:
             case SetTimer(at_ms, timer):
                 self._timers_set += 1
                 heappush(self._timers, (at_ms, self._timers_set, timer))
-            case Generate():
-                nursery.start_soon(self._generate, effect)
+            case Generate(job):
+                self._jobs[job] = trio.CancelScope()
+                nursery.start_soon(self._generate, effect, self._jobs[job])
             case Abort(job):
                 if job in self._jobs:
                     self._jobs.pop(job).cancel()
@@ -215,12 +217,16 @@ class Driver:
         user = self._users.get(query)
         if user is None:
             return
-        user.send_nowait(update)
+        try:
+            user.send_nowait(update)
+        except trio.WouldBlock:  # nobody has read for longer than an answer and a half
+            self.put(CancelAsk(query))
+            update = Unanswered("nobody reads the answer", partial=True, candidates=())
         if update.__struct_config__.tag in ("answered", "unanswered"):
             del self._users[query]
             user.close()
 
-    async def _generate(self, effect: Generate) -> None:
+    async def _generate(self, effect: Generate, scope: trio.CancelScope) -> None:
         """Run one job; its pieces become events, bundled as `PIECE_MS` says."""
         job = effect.job
         pieces: list[str] = []
@@ -242,8 +248,7 @@ class Driver:
                 flush()
 
         request = GenerateRequest(effect.turns, effect.sampling, effect.cache_salt, effect.priority)
-        with trio.CancelScope() as scope:
-            self._jobs[job] = scope
+        with scope:
             try:
                 done = await self._engines[effect.agent].generate(request, emit)
             except EngineUnavailableError:
@@ -257,8 +262,8 @@ class Driver:
 
     async def _book(self, effect: Post) -> None:
         """Only what is durable is reported. Those that wait together share one transaction of the store."""
-        await self._books.post(effect.receipt, effect.seller_signature, effect.buyer_signature)
-        self.put(Posted(effect.receipt_id))
+        new = await self._books.post(effect.receipt, effect.seller_signature, effect.buyer_signature)
+        self.put(Posted(effect.receipt_id, new))
 
     async def _find(self, effect: Find) -> None:
         peers = await self._transport.find(effect.cell, PROVIDERS_MAX)

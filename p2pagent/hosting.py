@@ -21,7 +21,7 @@ from p2pagent.peer.wire import AgentAdvert, RateCard
 from p2pagent.routing.prototypes import Space
 from p2pagent.store import Store
 
-MODEL_NAME_MAX = 128
+MODEL_NAME_MAX = 64
 
 
 class Hosting:

@@ -16,12 +16,15 @@ from p2pagent.errors import EngineUnavailableError, Exit, LocalError
 from p2pagent.net import Network
 from p2pagent.peer.events import Ask, Policy, Update
 from p2pagent.peer.peer import Peer
-from p2pagent.peer.wire import AgentAdvert
+from p2pagent.peer.wire import FRAME_BYTES_MAX, AgentAdvert
 from p2pagent.routing.prototypes import Space
 from p2pagent.store import Store
 from p2pagent.types import ChatMessage, Sampling
 
 WARNINGS_MAX = 16
+QUESTION_BYTES_MAX = FRAME_BYTES_MAX // 2
+"""Leaves room in a frame for what surrounds the turns."""
+
 BYTES_PER_TOKEN_GUESSED = 3
 """For counting a prompt while no local engine is there to do it."""
 
@@ -53,6 +56,10 @@ class LocalNode(Struct):
             raise LocalError(
                 "the question is empty", "end the conversation with what you want to know", Exit.EMPTY_QUESTION
             )
+        size = sum(len(turn.content.encode()) for turn in turns)
+        if size > QUESTION_BYTES_MAX:
+            cause = f"the question has {size} bytes; {QUESTION_BYTES_MAX} fit into a message"
+            raise LocalError(cause, "shorten it", Exit.TOO_LONG)
         prompt_tokens = await self._count(turns)
         context = self._largest_context()
         if prompt_tokens >= context:

@@ -95,7 +95,10 @@ def up(
     newcomer_credit: Annotated[
         int | None,
         typer.Option(
-            "--newcomer-credit", parser=parse_credits, metavar="CREDITS", help="What a peer without history may owe you."
+            "--newcomer-credit",
+            parser=parse_credits,
+            metavar="CREDITS",
+            help="What a peer without history may owe you.",
         ),
     ] = None,
     stop_with_stdin: Annotated[

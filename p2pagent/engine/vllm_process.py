@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import trio
@@ -146,23 +147,24 @@ class EngineLog:
 @asynccontextmanager
 async def running(command: list[str], environment: dict[str, str], log: EngineLog) -> AsyncIterator[trio.Process]:
     """Run an engine as the leader of its own process group for the length of the block; then none of them is left."""
-    process = await trio.lowlevel.open_process(
-        command,
-        env=environment,
-        start_new_session=True,
-        stdin=subprocess.PIPE,  # held open and never written: its end tells the launcher that we are gone
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    async with process.stdin, process.stdout, trio.open_nursery() as nursery:
-        nursery.start_soon(log.copy, process.stdout)
-        try:
-            yield process
-        finally:
-            await _end(process)
-        nursery.cancel_scope.cancel()
+    with TemporaryDirectory(prefix="p2pagent-vllm-", ignore_cleanup_errors=True) as sockets:
+        process = await trio.lowlevel.open_process(
+            command,
+            env={**environment, "VLLM_RPC_BASE_PATH": sockets},
+            start_new_session=True,
+            stdin=subprocess.PIPE,  # held open and never written: its end tells the launcher that we are gone
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        async with process.stdin, process.stdout, trio.open_nursery() as nursery:
+            nursery.start_soon(log.copy, process.stdout)
+            try:
+                yield process
+            finally:
+                await _end(process)
+            nursery.cancel_scope.cancel()
 
 
 async def _end(process: trio.Process) -> None:

@@ -15,7 +15,6 @@ from p2pagent.net.events import (
     ProtocolViolation,
     SendFailed,
 )
-from p2pagent.net.host import Identity, load_or_create_identity
 from p2pagent.net.network import Network
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "BootstrapFailed",
     "FrameReceived",
     "GossipReceived",
-    "Identity",
     "NetConfig",
     "NetEvent",
     "NetStatistics",
@@ -34,5 +32,4 @@ __all__ = [
     "PeerUp",
     "ProtocolViolation",
     "SendFailed",
-    "load_or_create_identity",
 ]

@@ -2,16 +2,14 @@
 
 import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import trio
-from libp2p.crypto.ed25519 import Ed25519PrivateKey, create_new_key_pair
-from libp2p.crypto.keys import KeyPair, KeyType
+from libp2p.crypto.ed25519 import Ed25519PrivateKey
+from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
-from libp2p.identity_utils import identity_exists, load_identity, save_identity
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
@@ -22,7 +20,6 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL_ID
 from libp2p.transport.tcp.tcp import TCP, TCPListener
 from libp2p.transport.upgrader import TransportUpgrader
 from libp2p.utils.address_validation import expand_wildcard_address
-from msgspec import Struct
 from multiaddr import Multiaddr
 
 from p2pagent.errors import Exit, LocalError
@@ -40,44 +37,6 @@ ED25519_PREFIX = bytes.fromhex("002408011220")
 ED25519_BYTES = len(ED25519_PREFIX) + 32
 
 _log = logging.getLogger(__name__)
-
-
-class Identity(Struct, frozen=True):
-    """A peer id and the ed25519 seed (32 bytes) behind it, ready for `nacl.signing.SigningKey(seed)`."""
-
-    peer: PeerId
-    seed: bytes
-
-    def __repr__(self) -> str:
-        return f"Identity({self.peer})"
-
-
-def load_or_create_identity(path: Path) -> Identity:
-    """Read the key file (libp2p's own format, mode 0600), or create it, with its directory, if there is none.
-
-    Raises:
-        LocalError: with `Exit.KEY`, the file cannot be read or written, or holds no ed25519 key.
-    """
-    try:
-        if identity_exists(path):
-            pair = load_identity(path)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pair = create_new_key_pair()
-            save_identity(pair, path)
-    except OSError as error:
-        hint = "check the owner and the permissions of the file and its directory"
-        raise LocalError(f"cannot use the key {path}: {error.strerror or error}", hint, Exit.KEY) from error
-    except ValueError as error:
-        raise _bad_key(path, "it is corrupt") from error
-    if pair.private_key.get_type() != KeyType.Ed25519:
-        raise _bad_key(path, "it is not an ed25519 key")
-    return Identity(PeerId(ID.from_pubkey(pair.public_key).to_base58()), pair.private_key.to_bytes())
-
-
-def _bad_key(path: Path, why: str) -> LocalError:
-    hint = "restore it from a backup, or move it away: a new key is a new peer, without this one's balance"
-    return LocalError(f"cannot use the key {path}: {why}", hint, Exit.KEY)
 
 
 class _ExclusiveListener(TCPListener):
@@ -110,7 +69,7 @@ class _ExclusiveTCP(TCP):
         return _ExclusiveListener(handler_function)
 
 
-def new_host(identity: Identity, config: NetConfig, guard: Guard) -> BasicHost:
+def new_host(seed: bytes, config: NetConfig, guard: Guard) -> BasicHost:
     """Build a host that is not yet running.
 
     Assembled by hand because libp2p's own constructor also offers plaintext and secio to whoever dials.
@@ -121,7 +80,7 @@ def new_host(identity: Identity, config: NetConfig, guard: Guard) -> BasicHost:
     if config.psk is not None and len(config.psk) != PSK_BYTES:
         hint = "take it from the invitation once more"
         raise LocalError(f"the network's key has {len(config.psk)} bytes instead of {PSK_BYTES}", hint, Exit.CONFIG)
-    private = Ed25519PrivateKey.new(identity.seed)
+    private = Ed25519PrivateKey.new(seed)
     pair = KeyPair(private, private.get_public_key())
     own = ID.from_pubkey(pair.public_key)
     noise = NoiseTransport(pair, noise_privkey=create_new_x25519_key_pair().private_key)

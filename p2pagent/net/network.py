@@ -1,7 +1,7 @@
 """The one door to libp2p: a network that is run, told to send, and reports events."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import Any, cast
 
 import trio
@@ -12,7 +12,8 @@ from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 from trio_typing import TaskStatus
 
-from p2pagent.errors import LocalError
+from p2pagent.errors import bare_local_errors
+from p2pagent.keys import Ed25519Keys
 from p2pagent.net.cells import Cells
 from p2pagent.net.discovery import AddressBook, Contacts, Dialler, Multicast, parse_address, parse_bootstrap
 from p2pagent.net.events import (
@@ -27,7 +28,7 @@ from p2pagent.net.events import (
 )
 from p2pagent.net.gossip import Gossip, Validate
 from p2pagent.net.guards import Guard, GuardedSwarm, quiet_libp2p
-from p2pagent.net.host import Identity, bound_addresses, new_host, peer_id_of
+from p2pagent.net.host import bound_addresses, new_host, peer_id_of
 from p2pagent.net.muxer import yamux_of
 from p2pagent.net.streams import Lanes
 from p2pagent.types import PeerId
@@ -37,7 +38,7 @@ PROBE_LIMIT_S = 2.0
 
 
 class Network:
-    """This peer on the network.
+    """This peer, whose ed25519 key has the 32-byte `seed`, on the network.
 
     `on_event` is called from the tasks of the network; it must neither block nor raise, and an exception of it ends
     `run`. `validate(source, data)` decides which gossip is delivered and passed on; an exception there counts as no.
@@ -45,7 +46,7 @@ class Network:
 
     def __init__(
         self,
-        identity: Identity,
+        seed: bytes,
         config: NetConfig,
         protocols: tuple[str, ...],
         on_event: OnEvent,
@@ -57,13 +58,13 @@ class Network:
             LocalError: with `Exit.CONFIG`, the configuration makes no sense.
         """
         quiet_libp2p()
-        self.peer = identity.peer
+        self.peer = Ed25519Keys(seed).peer
         self._config = config
         self._owner = on_event
         self._bootstrap = parse_bootstrap(config.bootstrap)
         self._tally = Tally()
         self._guard = Guard(self._tally)
-        self._host = new_host(identity, config, self._guard)
+        self._host = new_host(seed, config, self._guard)
         self._swarm = cast(GuardedSwarm, self._host.get_network())
         self._book = AddressBook()
         self._dialler = Dialler(self._host, self._book)
@@ -88,7 +89,7 @@ class Network:
             LocalError: with `Exit.PORT_TAKEN`, an address to listen on cannot be bound.
         """
         stop = trio.Event()
-        with _bare_local_error():
+        with bare_local_errors():
             async with trio.open_nursery() as nursery:
                 try:
                     await nursery.start(self._serve, stop)
@@ -289,17 +290,3 @@ class _Watcher(INotifee):
     async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
 
     async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None: ...
-
-
-@contextmanager
-def _bare_local_error() -> Iterator[None]:
-    """Take the fault of the owner's out of the groups in which nurseries wrap it."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        if isinstance(error, LocalError):
-            raise error from None
-        raise

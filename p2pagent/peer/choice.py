@@ -9,7 +9,7 @@ expected to gain more than the local agent does.
 import numpy as np
 from msgspec import Struct
 
-from p2pagent.market.clearing import assign
+from p2pagent.market.clearing import WEIGHT_MAX, assign
 from p2pagent.market.receipts import Rates, metered
 from p2pagent.peer.events import Ask
 from p2pagent.peer.wire import AgentAdvert, Quote
@@ -84,7 +84,8 @@ def clear(worths: list[dict[AgentRef, Microcredits]], free: dict[AgentRef, int])
         free: slots that each agent has quoted free.
     """
     agents = sorted(free)
-    barred = -(1 << 49)
-    weights = np.array([[w.get(agent, barred) for agent in agents] for w in worths], dtype=np.int64)
+    limit = WEIGHT_MAX - 1  # a thousand million credits either way; an agent that did not quote loses as much
+    bounded = [[max(-limit, min(limit, worth.get(agent, -limit))) for agent in agents] for worth in worths]
+    weights = np.array(bounded, dtype=np.int64)
     chosen = assign(weights.reshape(len(worths), len(agents)), [free[a] for a in agents])
     return [None if column is None else agents[column] for column in chosen]

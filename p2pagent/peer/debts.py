@@ -4,6 +4,8 @@ Rule: our signature leaves this device only after our own ledger holds the recei
 until the seller acknowledges it. Booking is idempotent on both sides, so a payment is neither lost nor doubled.
 """
 
+from collections.abc import Set as AbstractSet
+
 from msgspec import Struct
 
 from p2pagent.keys import Keys
@@ -51,6 +53,6 @@ class Debts:
         del self._open[settled.receipt_id]
         return [Acknowledged(settled.receipt_id)]
 
-    def on_up(self, seller: PeerId) -> list[Effect]:
-        """Send again what this seller has not acknowledged."""
-        return [Send(seller, debt.settle) for debt in self._open.values() if debt.seller == seller]
+    def remind(self, sellers: AbstractSet[PeerId]) -> list[Effect]:
+        """Send again what these sellers, to whom there is a connection, have not acknowledged."""
+        return [Send(debt.seller, debt.settle) for debt in self._open.values() if debt.seller in sellers]

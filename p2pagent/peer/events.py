@@ -103,9 +103,10 @@ class GenerationFailed(Struct, frozen=True):
 
 
 class Posted(Struct, frozen=True):
-    """The ledger holds the receipt durably."""
+    """The ledger holds the receipt durably; `new` unless it did already."""
 
     receipt_id: bytes
+    new: bool
 
 
 class ProvidersFound(Struct, frozen=True):

@@ -2,11 +2,23 @@
 
 from random import Random
 
+from msgspec import structs
+
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
-from p2pagent.peer.directory import DELTA_RECORDS_MAX, Directory
+from p2pagent.peer.directory import DELTA_RECORDS_MAX, PEERS_MAX, Directory
 from p2pagent.peer.events import Effect, Learn, Provide, Publish, Send, SetTimer, Timer
-from p2pagent.peer.wire import AgentAdvert, Delta, Digest, Record, SignedRecord, opened, sealed
+from p2pagent.peer.wire import (
+    RECORD_BYTES_MAX,
+    AgentAdvert,
+    Delta,
+    Digest,
+    Record,
+    SignedRecord,
+    encode,
+    opened,
+    sealed,
+)
 from p2pagent.routing.prototypes import Space
 from p2pagent.types import PeerId
 
@@ -23,6 +35,13 @@ STRONG = 128
 """A capability (of 255) from which on a prototype's cell lists the agent in the DHT."""
 
 CELLS_MAX = 8
+RECORD_BODY_BYTES_MAX = RECORD_BYTES_MAX - 96
+"""What the envelope leaves of a record's size; addresses give way, all that an owner can configure fits beside one."""
+
+GOSSIP_BURST = 4
+GOSSIP_REFILL_MS = 10_000
+"""Records that one author may have passed on at once, and how soon one more: a renewal every 30 s and some changes."""
+
 RENEWALS_PER_PROVIDE = 120
 """The DHT is told again every hour; its records last a day and more."""
 
@@ -142,6 +161,8 @@ class Membership:
             addresses=self._addresses,
             agents=self._agents if lease_ms else (),
         )
+        while len(encode(record)) > RECORD_BODY_BYTES_MAX and len(record.addresses) > 1:
+            record = structs.replace(record, addresses=record.addresses[:-1])
         signed = SignedRecord(*sealed(record, self._keys))
         self._own = (record, signed)
         return [Publish(signed)]
@@ -156,13 +177,30 @@ class Membership:
         return tuple(self._space.cell(m) for m in strong[:CELLS_MAX])
 
 
-def accepts(keys: Keys, network: str, data: SignedRecord) -> bool:
-    """Whether gossip of `data` is worth passing on: a record of this network under its peer's signature."""
-    try:
-        record = opened(Record, data.body, data.signature, None, keys)
-    except RemoteError:
-        return False
-    return record.network == network
+class Sieve:
+    """Decides which gossip is worth passing on: signed records of this network, of one author not too many."""
+
+    def __init__(self, keys: Keys, network: str) -> None:
+        self._keys = keys
+        self._network = network
+        self._spent: dict[PeerId, tuple[float, int]] = {}
+
+    def passes(self, signed: SignedRecord, now_ms: int) -> bool:
+        """Whether to deliver and pass on `signed`."""
+        try:
+            record = opened(Record, signed.body, signed.signature, None, self._keys)
+        except RemoteError:
+            return False
+        return record.network == self._network and self._affords(PeerId(record.peer), now_ms)
+
+    def _affords(self, author: PeerId, now_ms: int) -> bool:
+        spent, then_ms = self._spent.pop(author, (0.0, now_ms))
+        spent = max(0.0, spent - (now_ms - then_ms) / GOSSIP_REFILL_MS)
+        affordable = spent + 1 <= GOSSIP_BURST
+        self._spent[author] = (spent + affordable, now_ms)
+        if len(self._spent) > PEERS_MAX:
+            del self._spent[next(iter(self._spent))]
+        return affordable
 
 
 def _version_in(digest: Digest, peer: PeerId) -> tuple[int, int]:

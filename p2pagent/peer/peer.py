@@ -107,10 +107,10 @@ class Peer:
                 return self.seller.on_end(event, now_ms)
             case GenerationFailed(job, reason):
                 return self.seller.on_failure(job, reason, now_ms)
-            case Posted(ident):
-                return [*self._debts.on_posted(ident), *self.seller.on_posted(ident)]
+            case Posted(ident, new):
+                return [*self._debts.on_posted(ident), *self.seller.on_posted(ident, new=new)]
             case PeerUp(peer):
-                return [*self.membership.on_up(peer), *self._debts.on_up(peer)]
+                return [*self.membership.on_up(peer), *self._debts.remind({peer})]
             case PeerDown(peer):
                 self.membership.on_down(peer)
                 return [*self.buyer.on_seller_gone(peer, now_ms), *self.seller.on_buyer_gone(peer, now_ms)]
@@ -118,9 +118,9 @@ class Peer:
                 self.membership.on_unsent(peer)
                 return [*self.buyer.on_seller_gone(peer, now_ms), *self.seller.on_buyer_gone(peer, now_ms)]
             case AgentsChanged(agents, addresses):
-                self.seller.open_for(agents)
                 self.buyer.open_for(agents)
-                return self.membership.on_agents(agents, addresses, now_ms)
+                interrupted = self.seller.open_for(agents, now_ms)
+                return [*interrupted, *self.membership.on_agents(agents, addresses, now_ms)]
             case ProvidersFound(query, _, peers):
                 news = self.membership.on_providers(peers)
                 return news or self.buyer.on_nothing_found(query, now_ms)
@@ -137,8 +137,11 @@ class Peer:
                 return self.buyer.on_progress_timer(timer.ident, timer.mark, now_ms)
             case "hold":
                 return self.seller.on_hold_timer(timer.ident, now_ms)
-            case "record" | "exchange":
+            case "record":
                 return self.membership.on_timer(timer, now_ms)
+            case "exchange":
+                reminders = self._debts.remind(self.membership.neighbours)
+                return [*reminders, *self.membership.on_timer(timer, now_ms)]
 
     def _message(self, event: Received, now_ms: int) -> list[Effect]:
         peer = event.peer

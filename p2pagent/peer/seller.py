@@ -101,9 +101,21 @@ class Seller:
         self._unsettled: dict[bytes, tuple[PeerId, Microcredits]] = {}
         self._booking: dict[bytes, Receipt] = {}
 
-    def open_for(self, agents: tuple[AgentAdvert, ...]) -> None:
-        """Sell the answers of these agents from now on."""
-        self._stalls = {a.name: Stall(a, ServiceTimes()) for a in agents}
+    def open_for(self, agents: tuple[AgentAdvert, ...], now_ms: int) -> list[Effect]:
+        """Sell the answers of these agents from now on; what was sold of one that is no longer there fails."""
+        offered = {agent.name: agent for agent in agents}
+        effects: list[Effect] = []
+        for conversation in [c for c, s in self._sales.items() if s.call.agent not in offered]:
+            sale = self._sales.pop(conversation)
+            if sale.state == "running":
+                effects.append(Abort(conversation))
+            effects.append(Send(sale.buyer, Fail(conversation, "engine")))
+        known = self._stalls
+        self._stalls = {name: known.get(name) or Stall(agent, ServiceTimes()) for name, agent in offered.items()}
+        for name, stall in self._stalls.items():
+            stall.advert = offered[name]
+            effects += self._next(stall, now_ms)
+        return effects
 
     def statistics(self) -> SellerStatistics:
         """What is going on now."""
@@ -222,8 +234,8 @@ class Seller:
         self._booking[ident] = receipt
         return [Post(ident, settle.receipt, settle.seller_signature, settle.buyer_signature)]
 
-    def on_posted(self, ident: bytes) -> list[Effect]:
-        """The ledger has it: tell the buyer, and let its debt count as booked."""
+    def on_posted(self, ident: bytes, *, new: bool) -> list[Effect]:
+        """The ledger has it: tell the buyer, and let its debt count as booked; `new` unless it did already."""
         receipt = self._booking.pop(ident, None)
         if receipt is None:
             return []
@@ -231,8 +243,9 @@ class Seller:
         account = self._accounts.setdefault(buyer, Account())
         if ident in self._unsettled:
             account.open_microcredits -= self._unsettled.pop(ident)[1]
-        account.balance_microcredits += receipt.price_microcredits
-        account.settled_microcredits += receipt.price_microcredits
+        if new:
+            account.balance_microcredits += receipt.price_microcredits
+            account.settled_microcredits += receipt.price_microcredits
         return [Send(buyer, Settled(ident))]
 
     def _quote(self, buyer: PeerId, call: Call, stall: Stall, free: int) -> Quote:

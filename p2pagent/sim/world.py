@@ -154,8 +154,8 @@ class World:
             case Abort(job):
                 self._aborted.add((name, job))
             case Post(receipt_id):
-                self.ledgers[name].setdefault(receipt_id, effect)
-                self.at(self.now_ms, name, Posted(receipt_id))
+                new = self.ledgers[name].setdefault(receipt_id, effect) is effect
+                self.at(self.now_ms, name, Posted(receipt_id, new))
             case Find(query, cell):
                 found = tuple(peer for peer in self._providers[cell] if peer in self._nodes)
                 self.at(self.now_ms + LOOKUP_MS, name, ProvidersFound(query, cell, found))

@@ -1,6 +1,6 @@
 """A network in a process of its own: commands as JSON lines on stdin, events as JSON lines on stdout.
 
-The only argument is JSON: `key` (path), `echo` (answer every frame with its payload) and the fields of NetConfig.
+The only argument is JSON: `key` (folder), `echo` (answer every frame with its payload) and the fields of NetConfig.
 """
 
 import json
@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import trio
 
+from p2pagent import home
 from p2pagent.errors import LocalError
-from p2pagent.net import FrameReceived, GossipReceived, NetConfig, NetEvent, Network, load_or_create_identity
+from p2pagent.net import FrameReceived, GossipReceived, NetConfig, NetEvent, Network
 
 LINE_BYTES_MAX = 1 << 22
 
@@ -47,14 +48,14 @@ async def obey(network: Network, command: dict[str, Any]) -> None:
 
 async def main(arguments: dict[str, Any]) -> None:
     echo = arguments.pop("echo", False)
-    identity = load_or_create_identity(Path(arguments.pop("key")))
+    seed = home.identity(Path(arguments.pop("key")))
 
     def on_event(event: NetEvent) -> None:
         report(event)
         if echo and isinstance(event, FrameReceived):
             network.send(event.peer, event.protocol, event.payload)
 
-    network = Network(identity, msgspec.convert(arguments, NetConfig), ("/test/1",), on_event)
+    network = Network(seed, msgspec.convert(arguments, NetConfig), ("/test/1",), on_event)
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
         tell(event="Started", peer=network.peer, addresses=network.addresses())

@@ -1,122 +1,36 @@
 """Whoever was chosen to answer is killed in the middle of its answer, time and again: nothing is lost or paid twice.
 
-Real daemons, whose engines all stand behind one endpoint of this process. It runs the shipped experts and keeps the
-pace that the test sets, so that a daemon dies exactly between the first piece of its answer and the second.
+Real daemons, the shipped experts behind them, and an endpoint that holds each answer after its first piece until its
+daemon has died.
 """
 
-import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from itertools import chain, cycle
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
-from p2pagent import experts
 from p2pagent.api.chat_request import Extension
 from p2pagent.api.client import Client
-from p2pagent.config import Agent, Engine
-from p2pagent.engine.base import Delta, GenerateRequest
-from p2pagent.engine.embedded import EmbeddedEngine
-from p2pagent.experts.families import Family, Question, check, questions
+from p2pagent.experts.families import Question, check
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import audit
 from p2pagent.peer.events import Answered, Restarted, Text, Update
 from p2pagent.testnet.fleet import POLL_S, Daemon, fleet
-from p2pagent.types import ChatMessage, Sampling
+from tests.integration.paced import ANSWER_TOKENS, FAMILIES, Endpoint, agents
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-FAMILIES: tuple[Family, ...] = ("reverse", "add", "count", "minutes")
-DAEMONS = 2 * len(FAMILIES)
 ROUNDS = 20
+HOLDERS = 2
+"""Daemons per family."""
 
-CALIBRATION_QUESTIONS = 8
-"""Per family: enough for each prototype near its questions to see one, and for a start of seconds."""
-
-ANSWER_TOKENS = 32
-LIMIT_S = 400
+START_LIMIT_S = 180
 ROUND_LIMIT_S = 60
-
-
-class Endpoint:
-    """The shipped experts behind OpenAI's protocol. The first answer to `stall_at` stops for good after its first piece.
-
-    An answer is computed once and then kept, for those that host the same expert ask it the same calibration questions.
-    Who asks is told by its API key.
-    """
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.stall_at = ""
-        self.stalled = ""
-        self._experts = {family: EmbeddedEngine(experts.path(family)) for family in FAMILIES}
-        self._answers: dict[tuple[str, str, int], list[bytes]] = {}
-
-    async def run(self, *, task_status: "trio.TaskStatus[None]") -> None:
-        chat = Route("/v1/chat/completions", self._chat, methods=["POST"])
-        app = Starlette(routes=[Route("/v1/models", self._models), chat])
-        config = Config()
-        config.bind = ["127.0.0.1:0"]
-        config.graceful_timeout = 0
-        async with trio.open_nursery() as nursery:
-            for expert in self._experts.values():
-                await nursery.start(expert.run)
-            (address,) = await nursery.start(partial(serve, app, config, mode="asgi"))
-            self.url = f"{address}/v1"
-            task_status.started()
-
-    async def known(self, family: Family, number: int) -> list[Question]:
-        """Held-out questions that the family's expert answers rightly: what is tested here is not the expert."""
-        found = []
-        for question in questions(family, "test", 2 * number, seed=0):
-            pieces, _ = await self._answer(family, question.prompt, ANSWER_TOKENS)
-            if check(question, "".join(pieces)):
-                found.append(question)
-        return found[:number]
-
-    async def _models(self, _request: Request) -> Response:
-        return JSONResponse({"data": [{"id": family} for family in FAMILIES]})
-
-    async def _chat(self, request: Request) -> Response:
-        body = await request.json()
-        prompt = body["messages"][-1]["content"]
-        asked = (body["model"], prompt, body["max_tokens"])
-        if asked not in self._answers:
-            pieces, end = await self._answer(*asked)
-            events = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
-            self._answers[asked] = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in [*events, end]]
-        stalls = prompt == self.stall_at
-        if stalls:
-            self.stall_at = ""
-            self.stalled = request.headers["authorization"].removeprefix("Bearer ")
-        return StreamingResponse(self._stream(self._answers[asked], stalls=stalls), media_type="text/event-stream")
-
-    async def _stream(self, events: list[bytes], *, stalls: bool) -> AsyncIterator[bytes]:
-        for event in events:
-            yield event
-            if stalls:
-                await trio.sleep_forever()
-
-    async def _answer(self, family: str, prompt: str, max_tokens: int) -> tuple[list[str], dict[str, object]]:
-        pieces: list[str] = []
-
-        def emit(delta: Delta) -> None:
-            if delta.text:
-                pieces.append(delta.text)
-
-        request = GenerateRequest((ChatMessage("user", prompt),), Sampling(max_tokens=max_tokens))
-        done = await self._experts[family].generate(request, emit)
-        usage = {"prompt_tokens": done.usage.prompt_tokens, "completion_tokens": done.usage.output_tokens}
-        return pieces, {"choices": [{"delta": {}, "finish_reason": done.finish_reason}], "usage": usage}
+"""Both for busy machines: on a quiet one it is ten seconds and two."""
 
 
 @pytest.fixture
@@ -124,17 +38,6 @@ async def endpoint(nursery: trio.Nursery) -> Endpoint:
     endpoint = Endpoint()
     await nursery.start(endpoint.run)
     return endpoint
-
-
-def agents(endpoint: Endpoint, calibration: Path) -> list[Agent]:
-    """Two holders of each family; each daemon's key to the endpoint is its index."""
-    asked = [q for family in FAMILIES for q in questions(family, "calibration", CALIBRATION_QUESTIONS, seed=7)]
-    calibration.write_text(json.dumps([{"prompt": q.prompt, "answer": q.answer} for q in asked]))
-    engine = partial(Engine, kind="openai", url=endpoint.url)
-    return [
-        Agent(name=family, engine=engine(model=family, api_key=str(index)), calibration=str(calibration))
-        for index, family in zip(range(DAEMONS), cycle(FAMILIES))
-    ]
 
 
 async def meets(daemon: Daemon, others: list[Daemon]) -> None:
@@ -180,24 +83,27 @@ async def kill_the_winner(endpoint: Endpoint, daemons: list[Daemon], asker: Daem
 
 async def test_the_winner_is_killed_in_mid_answer(endpoint: Endpoint, tmp_path: Path) -> None:
     asked = [await endpoint.known(family, ROUNDS // len(FAMILIES)) for family in FAMILIES]
-    with trio.fail_after(LIMIT_S):
-        async with fleet(tmp_path, agents(endpoint, tmp_path / "calibration.json")) as daemons:
-            longest_up = daemons.copy()
-            for question in chain(*zip(*asked, strict=True)):
-                holders = [daemon for daemon in daemons if daemon.config.agents[0].name == question.family]
-                asker = next(daemon for daemon in longest_up if daemon not in holders)
-                with trio.fail_after(ROUND_LIMIT_S):
-                    for daemon in (asker, *holders):
-                        await ready(daemon)
-                    await meets(asker, holders)
-                    victim = await kill_the_winner(endpoint, daemons, asker, question)
-                longest_up.remove(victim)
-                longest_up.append(victim)
-                await victim.start()
+    async with fleet(tmp_path, agents(endpoint, HOLDERS * len(FAMILIES), tmp_path)) as daemons:
+        with trio.fail_after(START_LIMIT_S):
+            for daemon in daemons:
+                await ready(daemon)
+        longest_up = daemons.copy()
+        for question in chain(*zip(*asked, strict=True)):
+            holders = [daemon for daemon in daemons if daemon.config.agents[0].name == question.family]
+            asker = next(daemon for daemon in longest_up if daemon not in holders)
+            with trio.fail_after(ROUND_LIMIT_S):
+                for daemon in (asker, *holders):
+                    await ready(daemon)
+                await meets(asker, holders)
+                victim = await kill_the_winner(endpoint, daemons, asker, question)
+            longest_up.remove(victim)
+            longest_up.append(victim)
+            await victim.start()
+        with trio.fail_after(ROUND_LIMIT_S):
             for daemon in daemons:
                 await settled(daemon)
-            ledgers = [await daemon.ledger() for daemon in daemons]
-            books = {daemon.peer: daemon.receipts() for daemon in daemons}
+        ledgers = [await daemon.ledger() for daemon in daemons]
+        books = {daemon.peer: daemon.receipts() for daemon in daemons}
     report = audit(books, Ed25519Keys(bytes(32)))
     assert report.receipts == ROUNDS
     assert (report.bad_signatures, report.one_sided, report.residue_microcredits) == ((), (), 0)

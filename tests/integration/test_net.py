@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import stat
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -29,7 +28,9 @@ from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
 
 import p2pagent
+from p2pagent import home
 from p2pagent.errors import Exit, LocalError
+from p2pagent.keys import Ed25519Keys
 from p2pagent.net import (
     BootstrapFailed,
     FrameReceived,
@@ -41,7 +42,6 @@ from p2pagent.net import (
     PeerUp,
     ProtocolViolation,
     SendFailed,
-    load_or_create_identity,
 )
 from p2pagent.net.frames import FrameSplitter, encode_frame
 from p2pagent.net.guards import STREAMS_PER_CONNECTION_MAX, write_all
@@ -116,7 +116,7 @@ async def node(
             running.network.send(event.peer, event.protocol, event.payload)
 
     running.network = Network(
-        load_or_create_identity(directory / key),
+        home.identity(directory / key),
         NetConfig(**{"listen": (LOOPBACK,), **config}),
         (PROTOCOL,),
         on_event,
@@ -268,9 +268,13 @@ async def test_a_frame_dials_by_itself_and_both_sides_at_once_do_no_harm(tmp_pat
             assert payloads == [b"%d" % number for number in range(20)]
 
 
+def peer_of(folder: Path) -> PeerId:
+    return Ed25519Keys(home.identity(folder)).peer
+
+
 async def test_nobody_there_is_a_failed_send(tmp_path: Path) -> None:
     async with node(tmp_path) as a:
-        nobody = load_or_create_identity(tmp_path / "nobody").peer
+        nobody = peer_of(tmp_path / "nobody")
         for _ in range(3):
             a.network.send(nobody, PROTOCOL, b"anyone?")
         failed = await a.kind(SendFailed, peer=nobody)
@@ -345,7 +349,7 @@ async def test_a_bootstrap_peer_that_is_late_is_reported_once(tmp_path: Path) ->
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         port = reserved.getsockname()[1]
-    late = load_or_create_identity(tmp_path / "late").peer
+    late = peer_of(tmp_path / "late")
     address = f"/ip4/127.0.0.1/tcp/{port}"
     async with node(tmp_path, bootstrap=(f"{address}/p2p/{late}",)) as a:
         await a.kind(BootstrapFailed, address=f"{address}/p2p/{late}")
@@ -524,8 +528,8 @@ async def test_a_bug_of_the_owner_ends_the_network(tmp_path: Path) -> None:
         raise RuntimeError(f"bug at {type(event).__name__}")
 
     async with node(tmp_path) as a:
-        identity = load_or_create_identity(tmp_path / "owner")
-        network = Network(identity, NetConfig(listen=(LOOPBACK,), bootstrap=a.addresses), (), on_event)
+        seed = home.identity(tmp_path / "owner")
+        network = Network(seed, NetConfig(listen=(LOOPBACK,), bootstrap=a.addresses), (), on_event)
         with trio.fail_after(LIMIT_S), pytest.raises(RuntimeError, match="bug at PeerUp"):
             await network.run()
 
@@ -541,36 +545,10 @@ async def test_a_taken_port_is_a_fault_with_a_way_out(tmp_path: Path) -> None:
             assert address in error["cause"]
             assert "another port" in error["hint"]
         config = NetConfig(listen=(LOOPBACK, address))
-        network = Network(load_or_create_identity(tmp_path / "c"), config, (), lambda _event: None)
+        network = Network(home.identity(tmp_path / "c"), config, (), lambda _event: None)
         with pytest.raises(LocalError) as caught, trio.fail_after(LIMIT_S):
             await network.run()
         assert caught.value.exit_code == Exit.PORT_TAKEN
-
-
-def test_the_key_file_is_private_and_lasts(tmp_path: Path) -> None:
-    path = tmp_path / "deeper" / "key"
-    identity = load_or_create_identity(path)
-    assert load_or_create_identity(path) == identity
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert len(identity.seed) == 32
-    assert identity.seed.hex() not in repr(identity)
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\x08\x01\x12\x20" + bytes(31), b"\x08\x07\x12\x01\x00"])
-def test_a_corrupt_key_is_a_fault_with_a_way_out(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "key"
-    path.write_bytes(content)
-    with pytest.raises(LocalError, match="corrupt") as caught:
-        load_or_create_identity(path)
-    assert caught.value.exit_code == Exit.KEY
-    assert "backup" in caught.value.hint
-    assert path.read_bytes() == content
-
-
-def test_an_unreadable_key_is_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(LocalError) as caught:
-        load_or_create_identity(tmp_path)
-    assert caught.value.exit_code == Exit.KEY
 
 
 @pytest.mark.parametrize(
@@ -584,5 +562,5 @@ def test_an_unreadable_key_is_a_fault(tmp_path: Path) -> None:
 )
 def test_a_senseless_configuration_is_refused_before_anything_starts(tmp_path: Path, config: dict[str, Any]) -> None:
     with pytest.raises(LocalError) as caught:
-        Network(load_or_create_identity(tmp_path / "key"), msgspec.convert(config, NetConfig), (), lambda _event: None)
+        Network(home.identity(tmp_path / "key"), msgspec.convert(config, NetConfig), (), lambda _event: None)
     assert caught.value.exit_code == Exit.CONFIG

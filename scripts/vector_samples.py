@@ -1,0 +1,151 @@
+"""One sample of everything that travels, with fixed keys: the valid half of the vectors."""
+
+from hashlib import sha256
+
+import msgspec
+
+from p2pagent.keys import Ed25519Keys
+from p2pagent.peer.wire import (
+    AgentAdvert,
+    Award,
+    Call,
+    Chunk,
+    Delta,
+    Digest,
+    Fail,
+    Final,
+    Message,
+    Quote,
+    RateCard,
+    Receipt,
+    Record,
+    Refuse,
+    Release,
+    Settle,
+    Settled,
+    SignedQuote,
+    SignedRecord,
+    Summary,
+    Turn,
+    encode,
+    receipt_id,
+    sealed,
+)
+
+SEEDS = {"seller": bytes(range(32)), "buyer": bytes(range(32, 64)), "stranger": bytes(range(64, 96))}
+SELLER, BUYER, STRANGER = (Ed25519Keys(seed) for seed in SEEDS.values())
+CONVERSATION = bytes.fromhex("c0ffee00000000000000000000000001")
+RATES = RateCard(prompt=10, cached=1, output=40)
+ANSWER = "Grüße, 85"
+START_MS = 1_800_000_000_000
+
+RECORD = Record(
+    peer=SELLER.peer,
+    network="main",
+    space="hash-charwb3to5-4096-256/1@0123456789abcdef",
+    incarnation=START_MS,
+    sequence=7,
+    issued_ms=START_MS + 210_000,
+    lease_ms=90_000,
+    addresses=("/ip4/192.0.2.7/tcp/4101", "/ip6/2001:db8::7/tcp/4101"),
+    agents=(AgentAdvert("sums", "add", bytes([255, 128, 0]), RATES, 4096, 4),),
+)
+GOODBYE = msgspec.structs.replace(RECORD, sequence=8, issued_ms=START_MS + 215_000, lease_ms=0, agents=())
+LARGEST = Record(
+    peer=SELLER.peer,
+    network="n" * 64,
+    space="s" * 64,
+    incarnation=1 << 53,
+    sequence=1 << 53,
+    issued_ms=1 << 53,
+    lease_ms=1 << 31,
+    addresses=(),
+    agents=(AgentAdvert("a", "m" * 128, bytes(256), RateCard(1 << 32, 1 << 32, 1 << 32), 1 << 24, 1 << 16),),
+)
+QUOTE = Quote(
+    conversation=CONVERSATION,
+    buyer=BUYER.peer,
+    agent="sums",
+    free_slots=3,
+    queued=0,
+    ttft_ms=120,
+    tpot_us=8_000,
+    cached_tokens=0,
+    rates=RATES,
+    slot_price_microcredits=0,
+    price_cap_microcredits=10 * 24 + 40 * 64,
+    expires_ms=5_000,
+)
+RECEIPT = Receipt(
+    conversation=CONVERSATION,
+    buyer=BUYER.peer,
+    seller=SELLER.peer,
+    agent="sums",
+    prompt_tokens=24,
+    cached_tokens=8,
+    output_tokens=5,
+    rates=RATES,
+    slot_price_microcredits=0,
+    price_microcredits=10 * 16 + 1 * 8 + 40 * 5,
+    answer_sha256=sha256(ANSWER.encode()).digest(),
+    issued_ms=START_MS + 220_000,
+)
+SIGNED_RECORD = SignedRecord(*sealed(RECORD, SELLER))
+RECEIPT_BODY, SELLER_SIGNATURE = sealed(RECEIPT, SELLER)
+BUYER_SIGNATURE = sealed(RECEIPT, BUYER)[1]
+SIGNATURE = bytes(range(64))
+"""For what is refused before any signature is looked at."""
+
+CALL = Call(CONVERSATION, "sums", RECORD.space, bytes([127, 0, 129]), 24, 64, 2_000)
+AWARD = Award(CONVERSATION, (Turn("system", ""), Turn("user", "What is 47 plus 38?")), 700, 4711)
+CHUNK = Chunk(CONVERSATION, 0, ANSWER)
+DIGEST = Digest((Summary(SELLER.peer, START_MS, 7), Summary(BUYER.peer, 0, 1 << 53)), pull=True)
+
+QUERY_VALID: dict[str, Message] = {
+    "call": CALL,
+    "call: everything at its upper bound": Call(b"\xff" * 16, "a" * 64, "s" * 64, bytes(1024), *[1 << 24] * 2, 1 << 31),
+    "call: everything at its lower bound": Call(bytes(16), "a", "s", b"", 0, 0, 0),
+    "call: a name of 64 characters in 256 bytes": msgspec.structs.replace(CALL, agent="\N{SEEDLING}" * 64),
+    "quote": SignedQuote(*sealed(QUOTE, SELLER)),
+    "refuse": Refuse(CONVERSATION, "credit"),
+    "award": AWARD,
+    "award: everything at its upper bound": Award(CONVERSATION, (Turn("assistant", ""),) * 256, 10_000, 1 << 31),
+    "release": Release(CONVERSATION),
+    "chunk": CHUNK,
+    "chunk: a piece without text": Chunk(CONVERSATION, 1 << 24, ""),
+    "final": Final(CONVERSATION, "stop", RECEIPT_BODY, SELLER_SIGNATURE),
+    "fail": Fail(CONVERSATION, "engine"),
+    "settle": Settle(RECEIPT_BODY, SELLER_SIGNATURE, BUYER_SIGNATURE),
+    "settled": Settled(receipt_id(RECEIPT_BODY)),
+}
+GOSSIP_VALID: dict[str, Message] = {
+    "record": SIGNED_RECORD,
+    "record: a peer that leaves": SignedRecord(*sealed(GOODBYE, SELLER)),
+    "record: a body of any bytes, looked at only when it is opened": SignedRecord(b"", SIGNATURE),
+    "digest": DIGEST,
+    "digest: nothing known": Digest((), pull=False),
+    "delta": Delta((SIGNED_RECORD, SignedRecord(*sealed(GOODBYE, SELLER)))),
+    "delta: nothing": Delta(()),
+}
+
+
+def packed(*items: object) -> bytes:
+    """A msgpack array of anything, whether or not it is a message."""
+    return msgspec.msgpack.encode(items)
+
+
+def with_field(message: Message, index: int, value: object) -> bytes:
+    """`message` with its field `index`, the tag being 0, replaced by anything."""
+    items = list(msgspec.to_builtins(message, builtin_types=(bytes,)))
+    items[index] = value
+    return packed(*items)
+
+
+def without_last(message: Message) -> bytes:
+    return packed(*msgspec.to_builtins(message, builtin_types=(bytes,))[:-1])
+
+
+RELEASE = encode(Release(CONVERSATION))
+CHUNK_BYTES = encode(CHUNK)
+RELEASE_HEAD = packed("release", b"")[:-2]
+"""Up to where the conversation id begins."""

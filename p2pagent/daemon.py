@@ -64,7 +64,7 @@ ADDRESSES_MAX = 8
 FAREWELL_S = 0.3
 """For our last record to leave before the connections close."""
 
-_say = Console(stderr=True, highlight=False).print
+_say = Console(stderr=True, highlight=False, soft_wrap=True).print
 
 
 def run(folder: Path, config: Config, *, until_stdin_closes: bool = False) -> None:

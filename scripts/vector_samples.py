@@ -60,7 +60,7 @@ LARGEST = Record(
     issued_ms=1 << 53,
     lease_ms=1 << 31,
     addresses=(),
-    agents=(AgentAdvert("a", "m" * 128, bytes(256), RateCard(1 << 32, 1 << 32, 1 << 32), 1 << 24, 1 << 16),),
+    agents=(AgentAdvert("a", "m" * 64, bytes(256), RateCard(1 << 32, 1 << 32, 1 << 32), 1 << 24, 1 << 16),),
 )
 QUOTE = Quote(
     conversation=CONVERSATION,

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
@@ -121,11 +121,11 @@ class Membership:
         """Check and keep records; dial whoever is new.
 
         Raises:
-            RemoteError: one is malformed or badly signed; those before it are kept.
+            RemoteError: one is malformed or badly signed; none is kept then.
         """
         effects: list[Effect] = []
-        for signed in records:
-            record = opened(Record, signed.body, signed.signature, None, self._keys)
+        checked = [opened(Record, signed.body, signed.signature, None, self._keys) for signed in records]
+        for record, signed in zip(checked, records, strict=True):
             known = self.directory.get(PeerId(record.peer))
             silent = known is not None and known.silent
             if not self.directory.learn(record, signed, now_ms):
@@ -183,7 +183,7 @@ class Sieve:
     def __init__(self, keys: Keys, network: str) -> None:
         self._keys = keys
         self._network = network
-        self._spent: dict[PeerId, tuple[float, int]] = {}
+        self._authors: dict[PeerId, _Allowance] = {}
 
     def passes(self, signed: SignedRecord, now_ms: int) -> bool:
         """Whether to deliver and pass on `signed`."""
@@ -191,16 +191,27 @@ class Sieve:
             record = opened(Record, signed.body, signed.signature, None, self._keys)
         except RemoteError:
             return False
-        return record.network == self._network and self._affords(PeerId(record.peer), now_ms)
+        return record.network == self._network and self._affords(record, now_ms)
 
-    def _affords(self, author: PeerId, now_ms: int) -> bool:
-        spent, then_ms = self._spent.pop(author, (0.0, now_ms))
-        spent = max(0.0, spent - (now_ms - then_ms) / GOSSIP_REFILL_MS)
-        affordable = spent + 1 <= GOSSIP_BURST
-        self._spent[author] = (spent + affordable, now_ms)
-        if len(self._spent) > PEERS_MAX:
-            del self._spent[next(iter(self._spent))]
+    def _affords(self, record: Record, now_ms: int) -> bool:
+        author = PeerId(record.peer)
+        before = self._authors.pop(author, _Allowance((-1, -1), 0.0, now_ms))
+        spent = max(0.0, before.spent - (now_ms - before.at_ms) / GOSSIP_REFILL_MS)
+        # Anybody can replay an author's old records; only the author can use up its allowance.
+        affordable = record.version > before.version and spent + 1 <= GOSSIP_BURST
+        version = record.version if affordable else before.version
+        self._authors[author] = _Allowance(version, spent + affordable, now_ms)
+        if len(self._authors) > PEERS_MAX:
+            del self._authors[next(iter(self._authors))]
         return affordable
+
+
+class _Allowance(Struct, frozen=True):
+    """The newest record of one author that was passed on, and how many `spent` there were at `at_ms`."""
+
+    version: tuple[int, int]
+    spent: float
+    at_ms: int
 
 
 def _version_in(digest: Digest, peer: PeerId) -> tuple[int, int]:

@@ -25,7 +25,7 @@ GOSSIP_PROTOCOL = "/p2pagent/gossip/1"
 
 FRAME_BYTES_MAX = 1 << 20
 RECORD_BYTES_MAX = 2048
-"""The body of a signed record: gossip of it, envelope included, stays one small packet."""
+"""A signed record, envelope included: gossip of it stays one small packet."""
 
 Ident = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Digest256 = Annotated[bytes, Meta(min_length=32, max_length=32)]

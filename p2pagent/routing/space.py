@@ -1,4 +1,4 @@
-"""The spaces that are shipped: an embedder each, with its prototypes as data. Loading is the only IO of this package."""
+"""The spaces that are shipped: an embedder and its prototypes each, as data. Loading is this package's only IO."""
 
 import os
 from collections.abc import Callable

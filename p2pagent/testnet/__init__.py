@@ -19,7 +19,7 @@ from p2pagent.ledger import audit
 from p2pagent.peer.events import Answered
 from p2pagent.testnet import exam
 from p2pagent.testnet.exam import Outcome, Report, Task
-from p2pagent.testnet.fleet import POLL_S, Daemon, fleet
+from p2pagent.testnet.fleet import Daemon, fleet
 from p2pagent.types import PrivacyClass
 
 EXAMPLES = 8
@@ -40,7 +40,8 @@ def main(
     """Run a testnet and print who answered what, at what price, and how much better that was than going alone.
 
     Returns:
-        0 if every question was answered and every receipt is in order, else 1.
+        0 if every question was answered and every receipt is in order, else 1. How many answers were right is only
+        reported: a few questions say little of that.
     """
     kept = nullcontext(str(home)) if home else tempfile.TemporaryDirectory(prefix="p2pagent-testnet-")
     with kept as folder:
@@ -50,8 +51,7 @@ def main(
     _print(outcomes, report)
     if json_path is not None:
         json_path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    sound = report.signatures_bad == report.receipts_one_sided == report.balance_sum_microcredits == 0
-    return 0 if report.answered == report.questions and report.receipts == report.delegated and sound else 1
+    return 0 if all(target.met for target in report.targets if not target.name.startswith("accuracy")) else 1
 
 
 async def _run(
@@ -88,14 +88,13 @@ async def _run(
     figures = exam.report(
         outcomes, audited, latencies, engine=engine, nodes=nodes, seed=seed, startup_s=startup_s, asking_s=asking_s
     )
-    return outcomes, figures
+    return outcomes, msgspec.structs.replace(figures, targets=exam.targets(figures))
 
 
 async def _ready(daemon: Daemon, daemons: list[Daemon], advance: "partial[None]") -> None:
     """Wait until a daemon's agent is measured and it knows everybody else's."""
-    await daemon.until(lambda status: bool(status.agents))
-    while sum(bool(peer.agents) for peer in await daemon.peers()) < len(daemons) - 1:
-        await trio.sleep(POLL_S)
+    await daemon.until_status(lambda status: bool(status.agents))
+    await daemon.until_peers(lambda peers: sum(bool(peer.agents) for peer in peers) == len(daemons) - 1)
     advance()
 
 
@@ -131,8 +130,7 @@ async def _settled(daemons: list[Daemon]) -> None:
     """Give the last receipts time to be acknowledged; what is not by then shows in the audit."""
     with trio.move_on_after(SETTLE_S):
         for daemon in daemons:
-            while any(r.role == "buyer" and not r.acknowledged for r in (await daemon.ledger()).receipts):
-                await trio.sleep(POLL_S)
+            await daemon.until_ledger(lambda ledger: all(r.role == "seller" or r.acknowledged for r in ledger.receipts))
 
 
 def _print(outcomes: list[Outcome], report: Report) -> None:

@@ -27,6 +27,15 @@ class Outcome(Struct, frozen=True):
     oracle: Answered | None
 
 
+class Target(Struct, frozen=True):
+    """A figure that a run is held to: what it should be, what it was."""
+
+    name: str
+    target: str
+    measured: float
+    met: bool
+
+
 class Report(Struct, frozen=True):
     """The figures of one run. Shares are of all questions; latencies are of the network's answers, end to end."""
 
@@ -49,6 +58,7 @@ class Report(Struct, frozen=True):
     latency_ms_p99: float
     startup_s: float
     asking_s: float
+    targets: tuple[Target, ...] = ()
 
 
 def family_of(node: int) -> Family:
@@ -117,6 +127,22 @@ def report(
         latency_ms_p99=percentile(latencies_ms, 99),
         startup_s=round(startup_s, 1),
         asking_s=round(asking_s, 1),
+    )
+
+
+def targets(report: Report) -> tuple[Target, ...]:
+    """What a testnet run is held to."""
+    behind = report.accuracy_oracle - report.accuracy_network
+    unsound = report.signatures_bad + report.receipts_one_sided
+    return (
+        Target("answered", f"{report.questions}", report.answered, report.answered == report.questions),
+        Target("accuracy_network", ">= 0.93", report.accuracy_network, report.accuracy_network >= 0.93),
+        Target("accuracy_oracle - accuracy_network", "<= 0.02", behind, behind <= 0.02),
+        Target(
+            "receipts", f"{report.delegated}, one per delegation", report.receipts, report.receipts == report.delegated
+        ),
+        Target("bad signatures + one-sided receipts", "0", unsound, unsound == 0),
+        Target("balance_sum_microcredits", "0", report.balance_sum_microcredits, report.balance_sum_microcredits == 0),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from subprocess import PIPE
+from typing import TypeVar
 
 import httpx
 import msgspec
@@ -24,6 +25,8 @@ from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import SignedReceipt
 from p2pagent.peer.events import Answered
 from p2pagent.types import PeerId, PrivacyClass
+
+_V = TypeVar("_V")
 
 POLL_S = 0.2
 """How often a daemon is asked whether it has got somewhere; it has no way to say so by itself."""
@@ -67,36 +70,41 @@ class Daemon:
         if self.process.returncode is None:
             await self.kill()
 
-    async def until(self, reached: Callable[[StatusView], bool]) -> StatusView:
+    async def until_status(self, reached: Callable[[StatusView], bool]) -> StatusView:
         """Wait until its status is as wanted.
 
         Raises:
-            LocalError: it ended, with the last line of its log.
+            LocalError: it ended, with the last line of its log. So for the other waits.
         """
+        return await self._until("status", StatusView, reached)
+
+    async def until_peers(self, reached: Callable[[tuple[PeerView, ...]], bool]) -> tuple[PeerView, ...]:
+        """Wait until it knows of peers as wanted."""
+        return await self._until("peers", tuple[PeerView, ...], reached)
+
+    async def until_ledger(self, reached: Callable[[LedgerView], bool]) -> LedgerView:
+        """Wait until its balances and latest receipts are as wanted."""
+        return await self._until("ledger?limit=1000", LedgerView, reached)
+
+    async def _until(self, view: str, kind: type[_V], reached: Callable[[_V], bool]) -> _V:
         while True:
-            status = await self.status()
-            if status is not None and reached(status):
-                return status
+            seen = await self._view(view, kind)
+            if seen is not None and reached(seen):
+                return seen
             if self.process is not None and self.process.returncode is not None:
                 lines = (self.folder / "daemon.log").read_text(errors="replace").splitlines()
                 cause = f"the daemon in {self.folder} ended: {lines[-1] if lines else 'without a word'}"
                 raise LocalError(cause, "see daemon.log there", Exit.UNEXPECTED)
             await trio.sleep(POLL_S)
 
-    async def status(self) -> StatusView | None:
-        """Its status, or None while its API does not answer."""
+    async def _view(self, view: str, kind: type[_V]) -> _V | None:
+        """What its API shows, or None while that does not answer."""
         try:
-            return msgspec.json.decode(await self._get("/p2pagent/v1/status"), type=StatusView)
-        except (LocalError, httpx.TransportError):
+            response = await self._http.get(f"{self._url()}/p2pagent/v1/{view}", headers=self._headers())
+            response.raise_for_status()
+            return msgspec.json.decode(response.content, type=kind)
+        except (LocalError, httpx.HTTPError):
             return None
-
-    async def peers(self) -> tuple[PeerView, ...]:
-        """All peers that it knows."""
-        return msgspec.json.decode(await self._get("/p2pagent/v1/peers"), type=tuple[PeerView, ...])
-
-    async def ledger(self) -> LedgerView:
-        """Its balances and latest receipts."""
-        return msgspec.json.decode(await self._get("/p2pagent/v1/ledger?limit=1000"), type=LedgerView)
 
     def receipts(self) -> list[SignedReceipt]:
         """All that its ledger holds, read from its database."""
@@ -121,11 +129,6 @@ class Daemon:
         """Stop it and let go of its API."""
         await self.stop()
         await self._http.aclose()
-
-    async def _get(self, path: str) -> bytes:
-        response = await self._http.get(f"{self._url()}{path}", headers=self._headers())
-        response.raise_for_status()
-        return response.content
 
     def _url(self) -> str:
         return f"http://127.0.0.1:{home.find(self.folder).port}"

@@ -51,7 +51,7 @@ async def daemon(tmp_path: Path, config: Config) -> AsyncIterator[Daemon]:
     try:
         with trio.fail_after(LIMIT_S):
             await daemon.start()
-            await daemon.until(lambda status: bool(status.agents))
+            await daemon.until_status(lambda status: bool(status.agents))
             yield daemon
             assert await right(daemon)
     finally:
@@ -181,7 +181,7 @@ async def test_a_bad_agent_leaves_the_others_running(tmp_path: Path, config: Con
     try:
         with trio.fail_after(LIMIT_S):
             await daemon.start()
-            status = await daemon.until(lambda status: bool(status.agents and status.warnings))
+            status = await daemon.until_status(lambda status: bool(status.agents and status.warnings))
             assert [agent.agent for agent in status.agents] == ["add"]
             assert status.warnings[0].startswith("agent bad: cannot load the model in ")
             assert await right(daemon)
@@ -197,7 +197,7 @@ async def test_a_bootstrap_address_that_does_not_answer(tmp_path: Path, config: 
     try:
         with trio.fail_after(LIMIT_S):
             await daemon.start()
-            status = await daemon.until(lambda status: bool(status.agents and status.warnings))
+            status = await daemon.until_status(lambda status: bool(status.agents and status.warnings))
             assert f"bootstrap {nobody} does not answer" in status.warnings[0]
             assert await right(daemon)
             assert f"bootstrap {nobody} does not answer" in (daemon.folder / "daemon.log").read_text()
@@ -236,7 +236,7 @@ async def test_a_daemon_that_was_killed_is_none(daemon: Daemon) -> None:
     await daemon.kill()
     assert "p2pagent up" in told(await p2pagent(daemon.folder, "status"), Exit.NO_DAEMON)
     await daemon.start()
-    await daemon.until(lambda status: bool(status.agents))
+    await daemon.until_status(lambda status: bool(status.agents))
 
 
 async def test_nobody_answers(tmp_path: Path, config: Config) -> None:
@@ -245,7 +245,7 @@ async def test_nobody_answers(tmp_path: Path, config: Config) -> None:
     try:
         with trio.fail_after(LIMIT_S):
             await daemon.start()
-            await daemon.until(lambda _status: True)
+            await daemon.until_status(lambda _status: True)
             assert "no answer" in told(await p2pagent(daemon.folder, "ask", "What is 47 plus 38?"), Exit.NO_ANSWER)
     finally:
         with trio.CancelScope(shield=True):

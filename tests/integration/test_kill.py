@@ -19,7 +19,7 @@ from p2pagent.experts.families import Question, check
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import audit
 from p2pagent.peer.events import Answered, Restarted, Text, Update
-from p2pagent.testnet.fleet import POLL_S, Daemon, fleet
+from p2pagent.testnet.fleet import Daemon, fleet
 from tests.integration.paced import ANSWER_TOKENS, FAMILIES, Endpoint, agents
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -43,12 +43,11 @@ async def endpoint(nursery: trio.Nursery) -> Endpoint:
 async def meets(daemon: Daemon, others: list[Daemon]) -> None:
     """Wait until `daemon` is connected to `others`, and knows their agents."""
     wanted = {other.peer for other in others}
-    while not wanted <= {view.peer for view in await daemon.peers() if view.connected and view.agents}:
-        await trio.sleep(POLL_S)
+    await daemon.until_peers(lambda peers: wanted <= {view.peer for view in peers if view.connected and view.agents})
 
 
 async def ready(daemon: Daemon) -> None:
-    await daemon.until(lambda status: bool(status.agents))
+    await daemon.until_status(lambda status: bool(status.agents))
 
 
 def ask(daemon: Daemon, question: str, tell: Callable[[Update], None]) -> None:
@@ -102,7 +101,7 @@ async def test_the_winner_is_killed_in_mid_answer(endpoint: Endpoint, tmp_path: 
         with trio.fail_after(ROUND_LIMIT_S):
             for daemon in daemons:
                 await settled(daemon)
-        ledgers = [await daemon.ledger() for daemon in daemons]
+        ledgers = [await daemon.until_ledger(lambda _: True) for daemon in daemons]
         books = {daemon.peer: daemon.receipts() for daemon in daemons}
     report = audit(books, Ed25519Keys(bytes(32)))
     assert report.receipts == ROUNDS
@@ -114,5 +113,4 @@ async def test_the_winner_is_killed_in_mid_answer(endpoint: Endpoint, tmp_path: 
 async def settled(daemon: Daemon) -> None:
     """Wait until all that `daemon` owes has been acknowledged."""
     await ready(daemon)
-    while any(r.role == "buyer" and not r.acknowledged for r in (await daemon.ledger()).receipts):
-        await trio.sleep(POLL_S)
+    await daemon.until_ledger(lambda ledger: all(r.role == "seller" or r.acknowledged for r in ledger.receipts))

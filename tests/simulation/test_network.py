@@ -189,3 +189,31 @@ def test_one_seed_is_one_run(space: Space) -> None:
         return net.trace
 
     assert run() == run()
+
+
+def test_a_stranger_is_found_through_the_dht_when_nobody_known_is_good(space: Space) -> None:
+    net = Network(space, 6)
+    net.run(40_000)  # everybody has told the DHT by now
+    hermit = Device(6, space, skill=0)
+    net.devices.append(hermit)
+    net.world.add(hermit.name, hermit.peer, {"agent": hermit.engine})
+    net.world.at(net.world.now_ms, hermit.name, hermit.ready)
+    net.run(1)
+    assert len(hermit.peer.membership.directory) == 0
+    net.ask(6, make_ask("q", 5))
+    net.run(5_000)
+    answered = net.outcome("q")
+    assert isinstance(answered, Answered)
+    assert answered.agent.peer == net.devices[5].name
+    assert answered.ttft_ms < 1_000
+
+
+def test_a_lookup_that_finds_nobody_costs_no_more_than_its_time(space: Space) -> None:
+    net = Network(space, 1)
+    for query in ("first", "second"):
+        net.ask(0, make_ask(query, 4))
+        net.run()
+    first, second = net.outcome("first"), net.outcome("second")
+    assert isinstance(first, Answered)
+    assert isinstance(second, Answered)
+    assert first.ttft_ms - second.ttft_ms == 200  # the look-up, once a minute and cell

@@ -118,13 +118,13 @@ def test_a_receipt_that_departs_is_refused(changes, fault):
 def test_a_receipt_over_the_cap_is_refused():
     # No quote that `check_quote` accepted lets it come to this; the check stands for itself all the same.
     quote = msgspec.structs.replace(QUOTE, price_cap_microcredits=RECEIPT.price_microcredits - 1)
-    with pytest.raises(RemoteError, match="^receipt exceeds the quoted cap$"):
+    with pytest.raises(RemoteError, match=r"^receipt exceeds the quoted cap$"):
         check_final(final_of(RECEIPT), CALL, quote, ANSWER, SELLER.peer, BUYER)
 
 
 @pytest.mark.parametrize("answer", ["", "Grüße, 86", ANSWER + " "])
 def test_a_receipt_is_for_the_answer_as_received(answer):
-    with pytest.raises(RemoteError, match="^receipt is for another answer$"):
+    with pytest.raises(RemoteError, match=r"^receipt is for another answer$"):
         check_final(final_of(RECEIPT), CALL, QUOTE, answer, SELLER.peer, BUYER)
 
 

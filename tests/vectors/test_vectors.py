@@ -8,20 +8,29 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from p2pagent.config import Preferences
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Ed25519Keys
+from p2pagent.net.events import GOSSIP_BYTES_MAX
 from p2pagent.net.frames import FrameSplitter, encode_frame
+from p2pagent.peer import buyer, choice, directory, membership, seller, terms
 from p2pagent.peer.wire import (
     FRAME_BYTES_MAX,
     GOSSIP_PROTOCOL,
     PROTOCOL_MESSAGES,
     QUERY_PROTOCOL,
+    RECORD_BYTES_MAX,
     SIGNED_DOMAINS,
+    AgentAdvert,
+    Quote,
+    Receipt,
+    Record,
     decode,
     encode,
     opened,
     sealed,
 )
+from p2pagent.routing.prototypes import SAME_PROMPT_COSINE
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {domain: kind for kind, domain in SIGNED_DOMAINS.items()}
@@ -93,6 +102,46 @@ def test_every_message_and_every_signed_body_has_a_vector():
         shown = {found.values[0]["value"][0] for found in vectors(name, valid=True)}
         assert shown == {kind.__struct_config__.tag for kind in PROTOCOL_MESSAGES[protocol].__args__}
     assert {found.values[0]["domain"] for found in vectors("signed", valid=True)} == set(KINDS)
+
+
+@pytest.mark.parametrize(("page", "protocol"), [("query", QUERY_PROTOCOL), ("gossip", GOSSIP_PROTOCOL)])
+def test_the_page_names_every_message_and_field(page, protocol):
+    text = (ROOT / "protocols" / f"{page}.md").read_text("utf-8")
+    signed = {QUERY_PROTOCOL: [Quote, Receipt], GOSSIP_PROTOCOL: [Record, AgentAdvert]}[protocol]
+    for kind in [*PROTOCOL_MESSAGES[protocol].__args__, *signed]:
+        assert kind.__struct_config__.tag is None or f"`{kind.__struct_config__.tag}`" in text
+        assert [name for name in kind.__struct_fields__ if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("README", f"{FRAME_BYTES_MAX:,} bytes of payload"),
+        ("README", f"{GOSSIP_BYTES_MAX:,} bytes"),
+        ("query", f"quotes are waited for | {buyer.QUOTES_MS:,} ms"),
+        ("query", f"holds | {seller.QUOTE_MS:,} ms (a buyer accepts up to {terms.QUOTE_MS_MAX:,})"),
+        ("query", f"next sign | {buyer.PROGRESS_MS:,} ms"),
+        ("query", f"{choice.CALLS}; {buyer.ROUNDS_MAX} |"),
+        ("query", f"{seller.SALES_MAX:,} sales in all, {seller.HOLDS_PER_BUYER_MAX} with this buyer"),
+        ("query", f"{seller.QUEUE_PER_SLOT_MAX} waiting per slot"),
+        ("query", f"a cosine of {SAME_PROMPT_COSINE} "),
+        ("query", f"allowance | {Preferences().newcomer_credit_microcredits:,} microcredits"),
+        ("gossip", f"bin ≤ {RECORD_BYTES_MAX:,} "),
+        ("gossip", f"within {membership.RECORD_BODY_BYTES_MAX:,} bytes"),
+        ("gossip", f"| {membership.RECORD_MS // 1000} s; {membership.LEASE_MS // 1000} s:"),
+        ("gossip", f"every {membership.EXCHANGE_MS // 1000} s, with one neighbour"),
+        ("gossip", f"skew tolerated | {directory.CLOCK_SKEW_MS // 1000} s"),
+        ("gossip", f"cut to {directory.LEASE_MS_MAX // 1000} s"),
+        ("gossip", f"records held | {directory.PEERS_MAX:,}"),
+        ("gossip", f"in a delta | {directory.DELTA_RECORDS_MAX}"),
+        (
+            "gossip",
+            f"than {membership.GOSSIP_BURST} at once and one more every {membership.GOSSIP_REFILL_MS // 1000} s",
+        ),
+    ],
+)
+def test_the_page_states_the_limit_that_the_code_keeps(page, text):
+    assert text in " ".join((ROOT / "protocols" / f"{page}.md").read_text("utf-8").split())
 
 
 def test_the_files_are_what_the_code_encodes():

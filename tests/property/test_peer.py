@@ -1,0 +1,278 @@
+"""`Peer.handle` whatever happens: it never raises, what it sends is well-formed, and in the end nothing is held."""
+
+from heapq import heappop, heappush
+from random import Random
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from p2pagent.peer.events import (
+    Abort,
+    AgentsChanged,
+    Answered,
+    CancelAsk,
+    Effect,
+    Event,
+    Find,
+    Generate,
+    Generated,
+    GenerationEnded,
+    GenerationFailed,
+    Leave,
+    PeerDown,
+    PeerUp,
+    Post,
+    Posted,
+    ProvidersFound,
+    Publish,
+    Received,
+    Send,
+    SetTimer,
+    Tell,
+    Timer,
+    TimerFired,
+    Unanswered,
+    Unsent,
+)
+from p2pagent.peer.peer import Peer
+from p2pagent.peer.wire import (
+    Award,
+    Call,
+    Chunk,
+    Delta,
+    Digest,
+    Fail,
+    Quote,
+    Receipt,
+    Refuse,
+    Release,
+    Settle,
+    Settled,
+    Summary,
+    Turn,
+    WireMessage,
+    decode,
+    encode,
+    protocol_of,
+)
+from p2pagent.routing.prototypes import Space
+from p2pagent.sim.keys import SimKeys
+from p2pagent.types import Usage
+from tests.scenario import START_MS, make_advert, make_ask
+from tests.strangers import ALICE, BOB, CAROL, ME, ident, make_final, make_peer, make_quote, make_record, prompt
+
+STRANGERS = (ALICE, BOB, CAROL)
+AGENTS = (make_advert("agent", {0: 0.95}, slots=1), make_advert("second", {1: 0.6}, slots=2))
+KINDS = ("call", "reply", "award", "release", "settle", "settled", "gossip", "ask", "user", "engine", "connection", "time")
+STEPS = 60
+
+
+class Chaos:
+    """Draws what happens next out of `rng`: honest moves and bent ones, by strangers, the user, the engine, the clock."""
+
+    def __init__(self, space: Space, rng: Random) -> None:
+        self.space, self.rng = space, rng
+        self.now_ms = START_MS
+        self.timers: list[tuple[int, int, Timer]] = []
+        self.jobs: list[bytes] = []
+        self.calls: list[tuple[SimKeys, Call]] = []
+        self.posts: list[Post] = []
+        self.finds: list[Find] = []
+        self.finals: list[WireMessage] = []
+        self.asked: list[str] = []
+        self.ended: list[str] = []
+        self.chunks: dict[bytes, int] = {}
+        self.peer: Peer = make_peer(space, *AGENTS)
+        for keys, skill in zip(STRANGERS, (0.9, 0.8, 0.7), strict=True):
+            self.handle(Received(keys.peer, make_record(keys, space, make_advert("agent", {2: skill, 1: skill}))))
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, Received):
+            event = Received(event.peer, carried(event.message))
+        for effect in self.peer.handle(event, self.now_ms):
+            self.perform(effect)
+
+    def perform(self, effect: Effect) -> None:
+        match effect:
+            case Send(peer, message):
+                assert carried(message) == message
+                assert peer != ME.peer
+                sender = next(k for k in STRANGERS if k.peer == peer)
+                if isinstance(message, Call):
+                    self.calls.append((sender, message))
+                self.finals.append(message)
+            case Publish(record):
+                assert carried(record) == record
+            case SetTimer(at_ms, timer):
+                heappush(self.timers, (at_ms, len(self.timers) + self.rng.getrandbits(40), timer))
+            case Generate(job):
+                assert job not in self.jobs
+                self.jobs.append(job)
+            case Abort(job):
+                self.jobs.remove(job)
+            case Post():
+                self.posts.append(effect)
+            case Find():
+                self.finds.append(effect)
+            case Tell(query, update) if isinstance(update, Answered | Unanswered):
+                self.ended.append(query)
+
+    def step(self, kind: str) -> None:
+        for event in getattr(self, kind)():
+            self.handle(event)
+        busy = self.peer.seller.statistics().slots_busy
+        assert 0 <= busy <= sum(agent.slots for agent in AGENTS)
+        assert len(self.jobs) <= busy
+
+    # --- what may happen --------------------------------------------------------------------------------------------
+
+    def anyone(self) -> SimKeys:
+        return self.rng.choice(STRANGERS)
+
+    def conversation(self) -> bytes:
+        ours = [call.conversation for _, call in self.calls]
+        return self.rng.choice([ident(self.rng.randrange(8)), *ours[-4:], *self.jobs[-2:]])
+
+    def call(self) -> list[Event]:
+        subject = self.rng.randrange(3)
+        call = Call(
+            conversation=self.conversation(),
+            agent=self.rng.choice(["agent", "agent", "second", "nobody"]),
+            space=self.rng.choice([self.space.name] * 5 + ["other"]),
+            embedding=self.rng.choice([self.space.embed(prompt(subject))] * 5 + [b"", bytes(256), b"\x80" * 256]),
+            prompt_tokens=self.rng.choice([0, 20, 4_000, 1 << 24]),
+            max_tokens=self.rng.choice([0, 1, 64, 1 << 24]),
+            deadline_ms=self.rng.choice([0, 2_000]),
+        )
+        return [Received(self.anyone().peer, call)]
+
+    def award(self) -> list[Event]:
+        turns = (Turn("user", self.rng.choice([prompt(0), prompt(1), prompt(2), "", "something else"])),)
+        return [Received(k.peer, Award(self.conversation(), turns, 0, 0)) for k in self.rng.sample(STRANGERS, 2)]
+
+    def release(self) -> list[Event]:
+        return [Received(self.anyone().peer, Release(self.conversation()))]
+
+    def reply(self) -> list[Event]:
+        """What a seller says to one of our calls, mostly in time and in its own name."""
+        if not self.calls:
+            return [Received(self.anyone().peer, Refuse(self.conversation(), "busy"))]
+        keys, call = self.rng.choice(self.calls[-6:])
+        sender = self.rng.choice([keys] * 6 + [*STRANGERS])
+        bent = self.rng.random() < 0.2
+        index = self.chunks.get(call.conversation, 0)
+        match self.rng.choice(["quote", "quote", "quote", "chunk", "chunk", "final", "fail", "refuse"]):
+            case "quote":
+                lie = self.rng.choice([{"expires_ms": 0}, {"ttft_ms": 1 << 31}, {"free_slots": 0}, {"buyer": BOB.peer}])
+                return [Received(sender.peer, make_quote(keys, call, **(lie if bent else {})))]
+            case "chunk":
+                self.chunks[call.conversation] = index + 1
+                return [Received(sender.peer, Chunk(call.conversation, index + bent, "x"))]
+            case "final":
+                lie = self.rng.choice([{"price_microcredits": 0}, {"output_tokens": 1 << 24}, {"buyer": BOB.peer}])
+                return [Received(sender.peer, make_final(keys, call, "x" * index, **(lie if bent else {})))]
+            case "fail":
+                return [Received(sender.peer, Fail(call.conversation, "engine"))]
+            case _:
+                return [Received(sender.peer, Refuse(call.conversation, "busy"))]
+
+    def settle(self) -> list[Event]:
+        keys = self.anyone()
+        finals = [m for m in self.finals if hasattr(m, "receipt") and hasattr(m, "finish_reason")]
+        if not finals:
+            return [Received(keys.peer, Settle(b"\x90", bytes(64), bytes(64)))]
+        final = self.rng.choice(finals)
+        signature = keys.sign("p2pagent/receipt/1", final.receipt)
+        return [Received(keys.peer, Settle(final.receipt, final.signature, signature))]
+
+    def settled(self) -> list[Event]:
+        ids = [post.receipt_id for post in self.posts] or [bytes(32)]
+        if self.rng.random() < 0.5:
+            return [Posted(self.rng.choice(ids), self.rng.random() < 0.7)]
+        return [Received(self.anyone().peer, Settled(self.rng.choice(ids)))]
+
+    def gossip(self) -> list[Event]:
+        keys, sender = self.anyone(), self.anyone().peer
+        record = make_record(
+            keys,
+            self.space,
+            make_advert("agent", {2: 0.9}),
+            sequence=self.rng.randrange(9),
+            lease_ms=self.rng.choice([0, 90_000, 1 << 31]),
+        )
+        bad = msgspec.structs.replace(record, signature=bytes(64))
+        rows = tuple(Summary(k.peer, self.rng.randrange(3), self.rng.randrange(9)) for k in (*STRANGERS, ME))
+        digest = Digest(rows[: self.rng.randrange(5)], self.rng.random() < 0.5)
+        return [Received(sender, self.rng.choice([record, bad, Delta((record, bad)), Delta(()), digest]))]
+
+    def ask(self) -> list[Event]:
+        query = f"q{len(self.asked)}"
+        self.asked.append(query)
+        changes: dict[str, object] = {
+            "privacy": self.rng.choice(["any", "any", "any", "trusted", "local"]),
+            "raw": self.rng.random() < 0.2,
+            "value_microcredits": self.rng.choice([0, 1_000_000, 1 << 53]),
+            "price_max_microcredits": self.rng.choice([0, 1_000_000]),
+            "delay_microcredits_per_s": self.rng.choice([0, 20_000, 1 << 53]),
+        }
+        return [make_ask(query, self.rng.choice([0, 1, 2, 2, 3]), self.rng.choice(["abc", "x y z"]), **changes)]
+
+    def user(self) -> list[Event]:
+        query = self.rng.choice([*self.asked, "never"])
+        if query in self.asked and query not in self.ended:
+            self.ended.append(query)
+        found = tuple(k.peer for k in STRANGERS if self.rng.random() < 0.3)
+        return [CancelAsk(query), *(ProvidersFound(find.query, find.cell, found) for find in self.finds[-1:])]
+
+    def engine(self) -> list[Event]:
+        """Jobs go on or end; an engine may still speak of a job that was aborted."""
+        job = self.rng.choice([*self.jobs, ident(0)])
+        event = self.rng.choice([Generated(job, "y"), Generated(job, ""), None, GenerationFailed(job, "engine")])
+        ended = event is None or isinstance(event, GenerationFailed)
+        if ended and job in self.jobs:
+            self.jobs.remove(job)
+        return [event or GenerationEnded(job, Usage(*(self.rng.choice([0, 20, 1 << 24]) for _ in range(3))), "stop")]
+
+    def connection(self) -> list[Event]:
+        peer = self.anyone().peer
+        agents = tuple(agent for agent in AGENTS if self.rng.random() < 0.7)
+        changed = [AgentsChanged(agents, ()), AgentsChanged(AGENTS, ()), Leave()]
+        return [self.rng.choice([PeerUp(peer), PeerDown(peer), Unsent(peer), *changed])]
+
+    def time(self) -> list[Event]:
+        self.now_ms += self.rng.choice([1, 100, 2_000, 10_000])
+        return self.due()
+
+    def due(self) -> list[Event]:
+        events: list[Event] = []
+        while self.timers and self.timers[0][0] <= self.now_ms:
+            events.append(TimerFired(heappop(self.timers)[2]))
+        return events
+
+    def run_out(self) -> None:
+        """Nobody says anything any more, but engines finish and time passes."""
+        for _ in range(40):
+            for job in [*self.jobs]:
+                self.jobs.remove(job)
+                self.handle(GenerationEnded(job, Usage(1, 0, 1), "stop"))
+            self.now_ms += 10_000
+            for event in self.due():
+                self.handle(event)
+
+
+def carried(message: WireMessage) -> WireMessage:
+    return decode(protocol_of(message), encode(message))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(KINDS), min_size=5, max_size=STEPS), st.integers(0, 1 << 32))
+def test_nothing_that_happens_breaks_a_peer_or_holds_it_for_ever(space: Space, kinds: list[str], seed: int) -> None:
+    chaos = Chaos(space, Random(seed))
+    for kind in kinds:
+        chaos.step(kind)
+    chaos.run_out()
+    assert chaos.peer.seller.statistics().slots_busy == 0
+    assert chaos.peer.seller.statistics().sales == 0
+    assert chaos.peer.buyer.running == 0
+    assert sorted(chaos.ended) == sorted(chaos.asked)

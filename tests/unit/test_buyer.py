@@ -1,0 +1,385 @@
+"""The buying state machine, driven through `Peer.handle`: strangers that are late, refuse, lie, stall or go away."""
+
+from collections.abc import Callable
+from hashlib import sha256
+
+import msgspec
+import pytest
+
+from p2pagent.peer.buyer import FIND_MS, PROGRESS_MS, QUOTES_MS
+from p2pagent.peer.events import (
+    Answered,
+    Ask,
+    Blame,
+    CancelAsk,
+    Effect,
+    Find,
+    Generate,
+    Generated,
+    GenerationEnded,
+    PeerDown,
+    Post,
+    ProvidersFound,
+    Restarted,
+    Send,
+    SetTimer,
+    Tell,
+    Text,
+    TimerFired,
+    Unanswered,
+)
+from p2pagent.peer.peer import Peer
+from p2pagent.peer.wire import Award, Call, Chunk, Fail, Final, Refuse, Release, SignedQuote, WireMessage
+from p2pagent.routing.prototypes import Space
+from p2pagent.sim.keys import SimKeys
+from p2pagent.types import AgentRef, Usage
+from tests.scenario import START_MS, make_advert, make_ask
+from tests.strangers import ALICE, BOB, CAROL, ME, make_final, make_peer, make_quote, make_record, receive, sent
+
+SUBJECT = 1
+EXPERTS = (ALICE, BOB, CAROL)
+
+
+class Market:
+    """`ME`, poor at `SUBJECT`, among experts on it; `effects` are those of the latest event."""
+
+    def __init__(self, space: Space, experts: tuple[SimKeys, ...] = EXPERTS, *, local: bool = True) -> None:
+        self.space = space
+        self.peer = make_peer(space, *([make_advert("agent", {0: 0.95})] if local else []))
+        self.effects: list[Effect] = []
+        self.told: list[object] = []
+        self.calls: dict[SimKeys, Call] = {}
+        for rank, keys in enumerate(experts):
+            self.get(keys, make_record(keys, space, make_advert("agent", {SUBJECT: 0.95 - rank / 10})))
+
+    def handle(self, event: object, after_ms: int = 0) -> list[Effect]:
+        self.effects = self.peer.handle(event, START_MS + after_ms)  # type: ignore[arg-type]
+        self._notice()
+        return self.effects
+
+    def get(self, sender: SimKeys, message: WireMessage, after_ms: int = 0) -> list[Effect]:
+        self.effects = receive(self.peer, sender, message, after_ms)
+        self._notice()
+        return self.effects
+
+    def ask(self, **changes: object) -> None:
+        self.handle(make_ask("q", SUBJECT, **changes))
+
+    def quote(self, *sellers: SimKeys, **changes: object) -> None:
+        for keys in sellers:
+            self.get(keys, make_quote(keys, self.calls[keys], **changes))
+
+    def fire(self, kind: str, after_ms: int) -> list[Effect]:
+        """The latest timer of this kind goes off."""
+        return self.handle(TimerFired([t for t in self.timers if t.kind == kind][-1]), after_ms)
+
+    @property
+    def awarded(self) -> list[SimKeys]:
+        return [k for k in EXPERTS if any(isinstance(m, Award) for m in sent(self.effects, k))]
+
+    @property
+    def released(self) -> list[SimKeys]:
+        return [k for k in EXPERTS if any(isinstance(m, Release) for m in sent(self.effects, k))]
+
+    @property
+    def blamed(self) -> list[str]:
+        return [e.peer for e in self.effects if isinstance(e, Blame)]
+
+    def _notice(self) -> None:
+        self.timers = [*getattr(self, "timers", []), *(e.timer for e in self.effects if isinstance(e, SetTimer))]
+        self.told += [e.update for e in self.effects if isinstance(e, Tell)]
+        for keys in EXPERTS:
+            for message in sent(self.effects, keys):
+                if isinstance(message, Call):
+                    self.calls[keys] = message
+
+
+@pytest.fixture
+def market(space: Space) -> Market:
+    return Market(space)
+
+
+def local_job(effects: list[Effect]) -> bytes:
+    (job,) = [e.job for e in effects if isinstance(e, Generate)]
+    return job
+
+
+def answer(market: Market, seller: SimKeys, text: str = "abc", **changes: object) -> list[Effect]:
+    call = market.calls[seller]
+    market.get(seller, Chunk(call.conversation, 0, text))
+    return market.get(seller, make_final(seller, call, text, **changes))
+
+
+def test_the_best_is_awarded_the_runner_up_kept_and_the_rest_let_go(market: Market) -> None:
+    market.ask()
+    assert set(market.calls) == set(EXPERTS)
+    market.quote(CAROL, BOB)
+    assert market.awarded == []
+    market.quote(ALICE)
+    assert (market.awarded, market.released) == ([ALICE], [CAROL])
+    market.get(ALICE, Chunk(market.calls[ALICE].conversation, 0, "abc"))
+    assert market.released == [BOB]
+    market.get(ALICE, make_final(ALICE, market.calls[ALICE], "abc"))
+    assert any(isinstance(e, Post) for e in market.effects)
+    answered = market.told[-1]
+    assert isinstance(answered, Answered)
+    assert (answered.text, answered.agent.peer, answered.restarts) == ("abc", ALICE.peer, 0)
+    assert market.peer.buyer.running == 0
+
+
+def test_the_prompt_travels_in_the_award_alone(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    messages = [e for e in market.effects if isinstance(e, Send)]
+    assert ["sort the letters of" in repr(e) for e in messages] == [isinstance(e.message, Award) for e in messages]
+
+
+def test_quotes_that_are_late_are_not_waited_for(market: Market) -> None:
+    market.ask()
+    market.quote(BOB)
+    market.fire("quotes", QUOTES_MS)
+    assert market.awarded == [BOB]
+    market.quote(ALICE)
+    assert market.effects == []
+
+
+def test_the_timer_of_a_round_that_is_over_does_nothing(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    assert market.fire("quotes", QUOTES_MS) == []
+
+
+def test_when_all_refuse_only_the_local_agent_is_left(market: Market) -> None:
+    market.ask()
+    for keys in EXPERTS:
+        market.get(keys, Refuse(market.calls[keys].conversation, "busy"))
+    job = local_job(market.effects)
+    market.handle(Generated(job, "x"))
+    market.handle(GenerationEnded(job, Usage(20, 0, 1), "stop"))
+    answered = market.told[-1]
+    assert isinstance(answered, Answered)
+    assert not answered.delegated
+    assert answered.price_microcredits == 0
+    assert {c.agent.peer: c.outcome for c in answered.candidates} == {
+        ME.peer: "awarded",
+        **{keys.peer: "refused" for keys in EXPERTS},
+    }
+
+
+def test_when_all_of_a_round_refuse_the_next_one_asks_others(space: Space) -> None:
+    market = Market(space, local=False)
+    dave = SimKeys(4)
+    market.get(dave, make_record(dave, space, make_advert("agent", {SUBJECT: 0.6})))
+    market.ask()
+    assert set(market.calls) == set(EXPERTS)
+    for keys in EXPERTS:
+        market.get(keys, Refuse(market.calls[keys].conversation, "busy"))
+    (call,) = sent(market.effects)
+    assert isinstance(call, Call)
+    market.get(dave, Refuse(call.conversation, "busy"))
+    outcome = market.told[-1]
+    assert isinstance(outcome, Unanswered)
+    assert len(outcome.candidates) == 4
+
+
+def test_a_refusal_or_quote_in_anothers_name_counts_for_nothing(market: Market) -> None:
+    market.ask()
+    assert market.get(BOB, Refuse(market.calls[ALICE].conversation, "busy")) == []
+    assert market.get(BOB, make_quote(BOB, market.calls[ALICE])) == []
+    market.get(BOB, make_quote(ALICE, market.calls[ALICE]))
+    assert market.blamed == [BOB.peer]
+    market.quote(*EXPERTS)
+    assert market.awarded == [ALICE]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"buyer": BOB.peer},
+        {"agent": "other"},
+        {"price_cap_microcredits": 1},
+        {"slot_price_microcredits": 1},
+        {"cached_tokens": 1_000},
+        {"expires_ms": 60_001},
+    ],
+)
+def test_a_quote_that_does_not_follow_is_a_fault_and_no_candidate(market: Market, lie: dict[str, object]) -> None:
+    market.ask()
+    market.quote(ALICE, **lie)
+    assert market.blamed == [ALICE.peer]
+    market.quote(BOB, CAROL)
+    assert market.awarded == [BOB]
+
+
+def test_no_quote_may_cost_more_than_the_user_allows(market: Market) -> None:
+    market.ask(price_max_microcredits=100)
+    market.quote(*EXPERTS)
+    assert market.awarded == []
+    assert local_job(market.effects)
+
+
+FAULTS: list[tuple[str, Callable[[Market], list[Effect]]]] = [
+    ("out of order", lambda m: m.get(ALICE, Chunk(m.calls[ALICE].conversation, 1, "x"))),
+    ("receipt at another price", lambda m: answer(m, ALICE, price_microcredits=1)),
+    ("receipt for another answer", lambda m: answer(m, ALICE, answer_sha256=sha256(b"other").digest())),
+    ("receipt for a longer prompt", lambda m: answer(m, ALICE, prompt_tokens=1_000)),
+    ("receipt for a longer answer", lambda m: answer(m, ALICE, output_tokens=65)),
+    ("receipt for another buyer", lambda m: answer(m, ALICE, buyer=BOB.peer)),
+    ("receipt signed by another", lambda m: m.get(ALICE, make_final(BOB, m.calls[ALICE], ""))),
+]
+
+
+@pytest.mark.parametrize("fault", [f for _, f in FAULTS], ids=[name for name, _ in FAULTS])
+def test_a_cheat_is_blamed_and_the_runner_up_takes_over(
+    market: Market, fault: Callable[[Market], list[Effect]]
+) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    # Were the runner-up let go at the first chunk already, there would be a second round; either way somebody answers.
+    fault(market)
+    assert market.blamed == [ALICE.peer]
+    assert ALICE in market.released
+    assert not any(isinstance(e, Post) for e in market.effects)
+    if not market.awarded:
+        market.quote(BOB, CAROL)
+    assert market.awarded == [BOB]
+    answer(market, BOB, "bob")
+    answered = market.told[-1]
+    assert isinstance(answered, Answered)
+    assert (answered.text, answered.restarts, answered.agent) == ("bob", 1, AgentRef(BOB.peer, "agent"))
+
+
+def test_an_answer_that_never_ends_is_cut_off(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    conversation = market.calls[ALICE].conversation
+    for index in range(64):
+        market.get(ALICE, Chunk(conversation, index, "x"))
+        assert market.blamed == []
+    market.get(ALICE, Chunk(conversation, 64, "x"))
+    assert market.blamed == [ALICE.peer]
+    assert any(isinstance(update, Restarted) for update in market.told)
+
+
+def test_a_seller_that_gives_up_before_its_first_word_costs_nothing_but_time(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    market.get(ALICE, Fail(market.calls[ALICE].conversation, "engine"))
+    assert market.awarded == [BOB]
+    assert not any(isinstance(update, Restarted) for update in market.told)
+
+
+def test_a_runner_up_whose_quote_has_expired_is_asked_again(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    before = market.calls[BOB]
+    market.get(ALICE, Fail(market.calls[ALICE].conversation, "engine"), after_ms=6_000)
+    assert market.awarded == []
+    assert market.released == [ALICE, BOB]
+    assert market.calls[BOB] != before
+
+
+def test_a_runner_up_that_goes_away_is_not_awarded(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    market.handle(PeerDown(BOB.peer))
+    market.handle(PeerDown(ALICE.peer))
+    assert market.awarded == []
+    market.quote(CAROL)
+    assert market.awarded == [CAROL]
+
+
+def test_a_seller_that_falls_silent_is_replaced(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    market.get(ALICE, Chunk(market.calls[ALICE].conversation, 0, "a"))
+    market.fire("progress", PROGRESS_MS + 100)
+    (again,) = market.effects
+    assert isinstance(again, SetTimer)
+    assert again.timer.mark == 1
+    market.fire("progress", 2 * PROGRESS_MS + 100)
+    assert market.released == [ALICE]
+    restarted = market.told[-1]
+    assert isinstance(restarted, Restarted)
+    assert restarted.reason == "fell silent"
+
+
+@pytest.mark.parametrize("stage", ["called", "quoted", "awarded", "answering"])
+def test_a_user_that_goes_away_releases_everybody_still_held(market: Market, stage: str) -> None:
+    market.ask()
+    held = set(EXPERTS)
+    if stage != "called":
+        market.quote(ALICE, BOB)
+    if stage in ("awarded", "answering"):
+        market.quote(CAROL)
+        held = {ALICE, BOB}
+    if stage == "answering":
+        market.get(ALICE, Chunk(market.calls[ALICE].conversation, 0, "a"))
+        held = {ALICE}
+    market.handle(CancelAsk("q"))
+    assert set(market.released) == held
+    assert market.peer.buyer.running == 0
+    assert market.peer.seller.statistics().slots_busy == 0
+    for keys in EXPERTS:
+        assert market.get(keys, make_final(keys, market.calls[keys], "")) == []
+
+
+def test_nobody_good_enough_is_looked_for_once(space: Space) -> None:
+    market = Market(space, ())
+    market.ask()
+    assert [type(e) for e in market.effects] == [Find, SetTimer]
+    market.handle(ProvidersFound("q", "cell", ()))
+    assert local_job(market.effects) or sent(market.effects)
+    market.handle(make_ask("again", SUBJECT))
+    assert not any(isinstance(e, Find) for e in market.effects)
+
+
+def test_an_expert_found_meanwhile_is_called_at_once(space: Space) -> None:
+    market = Market(space, ())
+    market.ask()
+    market.get(ALICE, make_record(ALICE, space, make_advert("agent", {SUBJECT: 0.95})))
+    assert ALICE in market.calls
+
+
+def test_a_look_up_is_waited_for_no_longer_than_it_is_worth(space: Space) -> None:
+    market = Market(space, ())
+    market.ask()
+    market.handle(ProvidersFound("q", "cell", (ALICE.peer,)))
+    assert not any(isinstance(e, Generate) for e in market.effects)
+    market.fire("quotes", FIND_MS)
+    assert local_job(market.effects)
+
+
+def test_without_any_agent_the_user_is_told(space: Space) -> None:
+    market = Market(space, (), local=False)
+    market.ask(privacy="local")
+    (unanswered,) = market.told
+    assert isinstance(unanswered, Unanswered)
+    assert not unanswered.partial
+
+
+def test_raw_pieces_that_break_off_end_the_query(market: Market) -> None:
+    market.ask(raw=True)
+    market.quote(*EXPERTS)
+    market.get(ALICE, Chunk(market.calls[ALICE].conversation, 0, "a"))
+    market.handle(PeerDown(ALICE.peer))
+    assert market.told[0] == Text("a")
+    outcome = market.told[-1]
+    assert isinstance(outcome, Unanswered)
+    assert outcome.partial
+
+
+def test_a_fortune_for_an_answer_does_not_break_the_clearing(market: Market) -> None:
+    ask: Ask = make_ask("q", SUBJECT, value_microcredits=1 << 53, delay_microcredits_per_s=1 << 53)
+    market.handle(ask)
+    market.quote(*EXPERTS, ttft_ms=1 << 31)
+    assert market.peer.buyer.running == 1
+
+
+def test_quotes_are_read_by_who_signed_them(market: Market) -> None:
+    market.ask()
+    quote = make_quote(ALICE, market.calls[ALICE])
+    market.get(ALICE, msgspec.structs.replace(quote, signature=bytes(64)))
+    assert market.blamed == [ALICE.peer]
+    assert isinstance(quote, SignedQuote)
+    assert market.get(ALICE, Final(quote.signature[:16], "stop", b"", bytes(64))) == []

@@ -4,7 +4,8 @@
 #   P2PAGENT_EXPERT        the shipped expert to host; asked for at the first start only
 #   P2PAGENT_INVITE        file with the token of the network to join: waited for, and joined at every start
 #   P2PAGENT_INVITE_WRITE  file to leave a token in, for others to join through this device
-#   P2PAGENT_ADDRESS       multiaddress without /p2p, under which others reach this device; goes into that token
+#   P2PAGENT_ADDRESS       multiaddress without /p2p, under which others reach this device; goes into that token.
+#                          Left out: this container's own address, which all on its network can reach
 #
 # A token needs no running daemon: it is the network's name, this address and this device's peer id, which its key gives.
 set -eu
@@ -21,7 +22,8 @@ peer=$(p2pagent init)
 say "this device is $peer"
 
 if [ -n "${P2PAGENT_INVITE_WRITE:-}" ]; then
-    token=$(p2pagent invite --address "${P2PAGENT_ADDRESS:?is not set}/p2p/$peer")
+    own_ip=$(hostname -i | cut -d ' ' -f 1)
+    token=$(p2pagent invite --address "${P2PAGENT_ADDRESS:-/ip4/$own_ip/tcp/4101}/p2p/$peer")
     # Renamed into place, so that nobody reads half a token.
     printf '%s\n' "$token" >"$P2PAGENT_INVITE_WRITE.new"
     mv "$P2PAGENT_INVITE_WRITE.new" "$P2PAGENT_INVITE_WRITE"

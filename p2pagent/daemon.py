@@ -41,7 +41,7 @@ from p2pagent.net import PeerDown as NetPeerDown
 from p2pagent.net import PeerUp as NetPeerUp
 from p2pagent.node import WARNINGS_MAX, LocalNode
 from p2pagent.peer.debts import Debt
-from p2pagent.peer.events import AgentsChanged, Leave, PeerDown, PeerUp, Received, Unsent
+from p2pagent.peer.events import AgentsChanged, Leave, Misbehaved, PeerDown, PeerUp, Received, Unsent
 from p2pagent.peer.membership import Sieve
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.seller import Account
@@ -85,7 +85,8 @@ async def _main(folder: Path, config: Config, until_stdin_closes: bool) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             if until_stdin_closes:
                 nursery.start_soon(_terminate_at_end_of_input)
-            await daemon.start(nursery)
+            # Beside the wait for a signal: an engine may take minutes to start, and Ctrl-C shall end that too.
+            nursery.start_soon(daemon.start, nursery)
             await anext(signals)
         await daemon.leave()
         nursery.cancel_scope.cancel()
@@ -196,18 +197,20 @@ class Daemon:
                 self._driver.put(PeerUp(peer))
             case NetPeerDown(peer):
                 self._driver.put(PeerDown(peer))
-            case SendFailed(peer):
-                self._driver.put(Unsent(peer))
-            case ProtocolViolation(peer):
-                self._driver.blame(peer)
+            case SendFailed(peer, protocol):
+                # A neighbour that takes no gossip may still be trading with us.
+                if protocol == QUERY_PROTOCOL or peer not in self._peer.membership.neighbours:
+                    self._driver.put(Unsent(peer))
+            case ProtocolViolation(peer, _, reason):
+                self._driver.received(Misbehaved(peer, reason))
             case BootstrapFailed(address, reason):
                 self._warn(f"bootstrap {address} does not answer ({reason}); still trying")
 
     def _on_bytes(self, peer: PeerId, protocol: str, data: bytes) -> None:
         try:
             message = decode(protocol, data)
-        except RemoteError:
-            self._driver.blame(peer)
+        except RemoteError as error:
+            self._driver.received(Misbehaved(peer, str(error)))
         else:
             self._driver.received(Received(peer, message))
 
@@ -229,7 +232,7 @@ class Daemon:
             await self._snapshot()
 
     async def _snapshot(self) -> None:
-        await self._store.save_records([entry.signed for _, entry in self._peer.membership.directory.entries()])
+        await self._store.save_records([entry.signed for _, entry in self._peer.directory.entries()])
 
     # --- this device ------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module, metadata
@@ -17,6 +16,7 @@ from p2pagent import config as settings
 from p2pagent import home
 from p2pagent.api.client import Client
 from p2pagent.config import Config
+from p2pagent.engine.vllm_process import find_build
 from p2pagent.errors import LocalError
 from p2pagent.invite import tcp_endpoint
 
@@ -24,7 +24,6 @@ _LIBP2P = "0.8.1"
 """The release whose private names `net/guards.py` wraps."""
 
 _FREE_BYTES_MIN = 256 << 20
-_VLLM_LOOK_TIMEOUT_S = 30.0
 _REACH_TIMEOUT_S = 3.0
 
 
@@ -129,17 +128,12 @@ def _vllm(config: Config) -> Iterator[Finding]:
         if agent.engine.kind != "vllm":
             continue
         python = agent.engine.python or sys.executable
-        look = "import importlib.metadata as m; print(m.version('vllm'))"
-        subject = f"vllm for {agent.name}"
         try:
-            done = subprocess.run(  # noqa: S603 - the owner's own interpreter
-                [python, "-c", look], capture_output=True, text=True, timeout=_VLLM_LOOK_TIMEOUT_S, check=True
-            )
-        except (OSError, subprocess.SubprocessError):
-            mend = f"{python} -m pip install vllm==0.32.0, or set engine.python to an interpreter that has it"
-            yield Finding(subject, "missing", f"{python} has none", mend)
+            build = trio.run(find_build, Path(python))
+        except LocalError as error:
+            yield _missing(f"vllm for {agent.name}", error)
         else:
-            yield Finding(subject, "ok", f"{done.stdout.strip()} in {python}")
+            yield Finding(f"vllm for {agent.name}", "ok", f"for {'a CPU' if build.is_cpu else 'GPUs'}, in {python}")
 
 
 def _minilm(config: Config) -> Iterator[Finding]:

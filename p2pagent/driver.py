@@ -30,6 +30,7 @@ from p2pagent.peer.events import (
     GenerationEnded,
     GenerationFailed,
     Learn,
+    Misbehaved,
     Post,
     Posted,
     Provide,
@@ -38,6 +39,7 @@ from p2pagent.peer.events import (
     Received,
     Send,
     SetTimer,
+    Shun,
     Tell,
     Timer,
     TimerFired,
@@ -74,6 +76,9 @@ class Transport(Protocol):
     def connect(self, peer: PeerId) -> None:
         """Dial `peer` ahead of need."""
 
+    def disconnect(self, peer: PeerId) -> None:
+        """Close the connections to `peer`."""
+
     async def provide(self, cell: str) -> bool:
         """Tell the DHT that we serve `cell`."""
 
@@ -103,8 +108,8 @@ class Driver:
         clock: Callable[[], int],
         observe: Callable[[int, Event, list[Effect]], None] | None = None,
     ) -> None:
-        self.faults: dict[PeerId, int] = {}
         self.events_dropped = 0
+        self.faults = 0
         self._peer = peer
         self._transport = transport
         self._engines = engines
@@ -128,18 +133,12 @@ class Driver:
         self._waiting.append(event)
         self._wake.set()
 
-    def received(self, event: Received) -> None:
+    def received(self, event: Received | Misbehaved) -> None:
         """Handle what a peer sent, unless too much waits already."""
         if len(self._waiting) >= WAITING_MAX:
             self.events_dropped += 1
         else:
             self.put(event)
-
-    def blame(self, peer: PeerId) -> None:
-        """Count a fault of `peer`; at the bound the one longest without a fault is forgotten."""
-        self.faults[peer] = self.faults.pop(peer, 0) + 1
-        if len(self.faults) > WAITING_MAX:
-            del self.faults[next(iter(self.faults))]
 
     @asynccontextmanager
     async def ask(self, make: Callable[[str], Ask]) -> AsyncIterator[trio.MemoryReceiveChannel[Update]]:
@@ -208,8 +207,10 @@ class Driver:
             case Learn(peer, addresses):
                 self._transport.learn_addresses(peer, addresses)
                 self._transport.connect(peer)
-            case Blame(peer):
-                self.blame(peer)
+            case Shun(peer):
+                self._transport.disconnect(peer)
+            case Blame():
+                self.faults += 1
             case Tell(query, update):
                 self._tell(query, update)
 

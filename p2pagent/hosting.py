@@ -42,18 +42,25 @@ class Hosting:
         """Start all `agents` at once in `nursery`; returns when each is offered or has failed.
 
         Raises:
-            LocalError: none could start.
+            LocalError: none could start. It is the fault of the last one; the owner has been warned of the others.
         """
         failures: list[LocalError] = []
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             async with trio.open_nursery() as starting:
                 for agent in agents:
-                    starting.start_soon(nursery.start, self._host, agent, progress, failures)
-        if agents and not self.adverts:
-            raise failures[0]
+                    starting.start_soon(nursery.start, self._host, agent, len(agents), progress, failures)
+        if len(failures) == len(agents) > 0:
+            raise failures[-1]
 
     async def _host(
-        self, agent: Agent, progress: Progress, failures: list[LocalError], *, task_status: TaskStatus[None]
+        self,
+        agent: Agent,
+        agents: int,
+        progress: Progress,
+        failures: list[LocalError],
+        *,
+        task_status: TaskStatus[None],
     ) -> None:
         bar = progress.add_task(f"{agent.name}: starting its {agent.engine.kind} engine", total=None)
         try:
@@ -66,12 +73,14 @@ class Hosting:
                 task_status.started()
         except* LocalError as group:
             error = first(group)
-            self._warn(f"agent {agent.name}: {error.cause}; {error.hint}")
-            if self.adverts.pop(agent.name, None) is None:
+            offered = self.adverts.pop(agent.name, None) is not None
+            if not offered:
                 progress.remove_task(bar)
                 failures.append(error)
                 task_status.started()
-            else:
+            if len(failures) < agents:
+                self._warn(f"agent {agent.name}: {error.cause}; {error.hint}")
+            if offered:
                 del self.engines[agent.name]
                 self._changed()
 

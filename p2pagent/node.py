@@ -81,13 +81,13 @@ class LocalNode(Struct):
             uptime_s=int(trio.current_time() - self.started_s),
             agents=tuple(_engine_view(name, engine) for name, engine in self.engines.items()),
             neighbours=net.neighbours,
-            known_peers=len(self.peer.membership.directory),
+            known_peers=len(self.peer.directory),
             queries_running=self.peer.buyer.running,
             frames_in=net.frames_in,
             frames_out=net.frames_out,
             gossip_in=net.gossip_in,
             gossip_out=net.gossip_out,
-            faults=sum(self.driver.faults.values()) + net.guarded_exceptions,
+            faults=self.driver.faults + net.guarded_exceptions,
             warnings=tuple(self.warnings),
         )
 
@@ -102,9 +102,9 @@ class LocalNode(Struct):
                 lease_left_ms=max(0, entry.expires_ms - now_ms),
                 agents=tuple(_agent_view(agent) for agent in entry.record.agents),
                 balance_microcredits=balances.get(peer, 0),
-                faults=self.driver.faults.get(peer, 0),
+                faults=self.peer.directory.faults(peer),
             )
-            for peer, entry in self.peer.membership.directory.entries()
+            for peer, entry in self.peer.directory.entries()
         )
 
     async def ledger(self, limit: int) -> LedgerView:
@@ -139,7 +139,7 @@ class LocalNode(Struct):
 
     def _largest_context(self) -> int:
         own = [engine.capabilities().context_tokens for engine in self.engines.values()]
-        known = [a.context_tokens for _, e in self.peer.membership.directory.entries() for a in e.record.agents]
+        known = [a.context_tokens for _, e in self.peer.directory.entries() for a in e.record.agents]
         return max([*own, *known], default=1 << 24)
 
 

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from sklearn.cluster import KMeans
 
 from p2pagent.experts.families import FAMILIES, questions
-from p2pagent.routing.prototypes import Space, k_means, quantised
+from p2pagent.routing.prototypes import Space, quantised
 from p2pagent.routing.space import EMBEDDERS, prototypes_file
 
 QUESTIONS_PER_FAMILY = 64
@@ -25,9 +26,9 @@ def main() -> None:
     embedder = EMBEDDERS[given.kind]()
     asked = [q for f in FAMILIES for q in questions(f, "calibration", QUESTIONS_PER_FAMILY, given.seed)]
     vectors = embedder.embed([q.prompt for q in asked])
-    prototypes = k_means(vectors, given.count, given.seed)
+    centres = KMeans(n_clusters=given.count, random_state=given.seed, n_init=10).fit(vectors).cluster_centers_
     path = Path(str(prototypes_file(given.kind)))
-    np.save(path, quantised(prototypes))
+    np.save(path, quantised(centres.astype(np.float32)))
     space = Space(embedder, np.load(path).astype(np.float32))
     nearest = [space.nearest(space.embed(q.prompt)).prototypes[0] for q in asked]
     mixed = sum(len({q.family for q, n in zip(asked, nearest, strict=True) if n == m}) > 1 for m in range(given.count))

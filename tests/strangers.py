@@ -67,9 +67,13 @@ def make_award(number: int, subject: int = 0) -> Award:
     return Award(ident(number), (Turn("user", prompt(subject)),), 0, 0)
 
 
-def make_record(keys: SimKeys, space: Space, *adverts: AgentAdvert, sequence: int = 1, lease_ms: int = 600_000) -> SignedRecord:
+def make_record(
+    keys: SimKeys, space: Space, *adverts: AgentAdvert, sequence: int = 1, lease_ms: int = 600_000
+) -> SignedRecord:
     """What a peer with these agents publishes."""
-    record = Record(keys.peer, "test", space.name, 1, sequence, START_MS, lease_ms, ("/ip4/127.0.0.1/tcp/4001",), adverts)
+    record = Record(
+        keys.peer, "test", space.name, 1, sequence, START_MS, lease_ms, ("/ip4/127.0.0.1/tcp/4001",), adverts
+    )
     return SignedRecord(*sealed(record, keys))
 
 

@@ -13,7 +13,9 @@ from scipy.optimize import linear_sum_assignment
 Weights = NDArray[np.int64]
 
 WEIGHT_MAX = 1 << 50
-"""Gains are integers below this, so that they and their sums stay exact in the float64 in which scipy works."""
+"""Gains are integers below this. scipy works in float64, exact up to 2**53: its shortest augmenting paths add a path's
+length, a gain and two prices, and with gains of 0 and more none of the four exceeds the largest gain, however many
+queries there are. Property tests hold it to the unit here; from 2**53 on it does go wrong."""
 
 
 def assign(weights: Weights, capacities: list[int]) -> list[int | None]:

@@ -60,6 +60,9 @@ FIND_AGAIN_MS = 60_000
 PROGRESS_MS = 10_000
 """An awarded agent that says nothing for this long, beyond what it predicted, has failed."""
 
+PREDICTED_MS_MAX = 120_000
+"""A prediction is believed up to here, lest a seller keeps a query for ever by promising its first token in a month."""
+
 GOOD_QUALITY = 0.5
 ROUNDS_MAX = 6
 
@@ -313,7 +316,7 @@ class Buyer:
         turns = tuple(Turn(t.role, t.content) for t in query.ask.turns)
         sampling = query.ask.sampling
         award = Award(conversation.ident, turns, sampling.temperature_milli, sampling.seed)
-        patience_ms = PROGRESS_MS + 2 * conversation.quote.ttft_ms
+        patience_ms = PROGRESS_MS + 2 * min(conversation.quote.ttft_ms, PREDICTED_MS_MAX)
         return [
             Send(conversation.option.agent.peer, award),
             SetTimer(now_ms + patience_ms, Timer("progress", conversation.ident, 0)),

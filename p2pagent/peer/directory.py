@@ -2,18 +2,18 @@
 
 Rule 1: a record holds until its signed lease ends, wherever it was heard; hearing it again prolongs nothing.
 Rule 2: of two records of one peer the larger version holds.
-Rule 3: a peer that left or fell silent under direct contact comes back by direct contact or by a newer record, never by
-an old one passed on.
+Rule 3: a peer that left comes back by a newer record; one that fell silent only by direct contact, whatever is heard.
+Rule 4: every breach of the protocol is held against its peer, and too many of them are the end of it.
 """
 
 from collections.abc import Iterator
 
 from msgspec import Struct
 
-from p2pagent.peer.wire import Digest, Record, SignedRecord, Summary
+from p2pagent.peer.wire import ARRAY_LENGTH_MAX, Digest, Record, SignedRecord, Summary
 from p2pagent.types import PeerId
 
-PEERS_MAX = 4096
+PEERS_MAX = ARRAY_LENGTH_MAX
 """Records held; a digest of all of them still fits one frame."""
 
 CLOCK_SKEW_MS = 60_000
@@ -23,6 +23,8 @@ LEASE_MS_MAX = 600_000
 """A longer lease is cut to this: a ghost lives no longer."""
 
 DELTA_RECORDS_MAX = 64
+FAULTS_MAX = 16
+"""Breaches of the protocol after which a peer is shunned until this daemon restarts: an honest one has none."""
 
 
 class Entry(Struct):
@@ -46,6 +48,7 @@ class Directory:
         self._network = network
         self._entries: dict[PeerId, Entry] = {}
         self._left: dict[PeerId, tuple[int, int]] = {}
+        self._faults: dict[PeerId, int] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,7 +63,7 @@ class Directory:
         known = self._entries.get(peer)
         if known is not None and record.version <= known.record.version:
             return False
-        entry = Entry(record, signed)
+        entry = Entry(record, signed, silent=known.silent if known is not None else False)
         if record.lease_ms == 0:
             self._entries.pop(peer, None)
             self._left[peer] = record.version
@@ -83,6 +86,21 @@ class Directory:
         if peer in self._entries:
             self._entries[peer].silent = True
 
+    def blame(self, peer: PeerId) -> bool:
+        """Count a fault of `peer`; whether this one makes it a peer to be shunned from now on."""
+        self._faults[peer] = self._faults.pop(peer, 0) + 1
+        if len(self._faults) > PEERS_MAX:
+            del self._faults[next(iter(self._faults))]
+        return self._faults[peer] == FAULTS_MAX
+
+    def faults(self, peer: PeerId) -> int:
+        """Times that `peer` broke the protocol."""
+        return self._faults.get(peer, 0)
+
+    def shuns(self, peer: PeerId) -> bool:
+        """Whether nothing is taken from `peer`, and nothing asked of it, any more."""
+        return self.faults(peer) >= FAULTS_MAX
+
     def sweep(self, now_ms: int) -> None:
         """Drop records whose lease has ended."""
         for peer in [p for p, e in self._entries.items() if e.expires_ms + CLOCK_SKEW_MS <= now_ms]:
@@ -98,8 +116,9 @@ class Directory:
         return iter(self._entries.items())
 
     def reachable(self, now_ms: int) -> Iterator[tuple[PeerId, Entry]]:
-        """Entries whose peers may be called: not silent, lease running."""
-        return ((p, e) for p, e in self._entries.items() if not e.silent and e.expires_ms > now_ms)
+        """Entries whose peers may be called: not silent, not shunned, lease running."""
+        candidates = ((p, e) for p, e in self._entries.items() if not e.silent and e.expires_ms > now_ms)
+        return ((p, e) for p, e in candidates if not self.shuns(p))
 
     def digest(self, own: Record | None, *, pull: bool) -> Digest:
         """What we know by version, our own record included."""

@@ -67,6 +67,13 @@ class Unsent(Struct, frozen=True):
     peer: PeerId
 
 
+class Misbehaved(Struct, frozen=True):
+    """What came from `peer` was no message at all."""
+
+    peer: PeerId
+    fault: str
+
+
 class AgentsChanged(Struct, frozen=True):
     """The agents that this device hosts, measured and ready; and the addresses under which it is reached."""
 
@@ -128,6 +135,7 @@ Event = (
     | PeerUp
     | PeerDown
     | Unsent
+    | Misbehaved
     | AgentsChanged
     | TimerFired
     | Generated
@@ -222,10 +230,16 @@ class Learn(Struct, frozen=True):
 
 
 class Blame(Struct, frozen=True):
-    """`peer` broke the protocol; counted."""
+    """`peer` broke the protocol; counted against it."""
 
     peer: PeerId
     fault: str
+
+
+class Shun(Struct, frozen=True):
+    """Break off contact with `peer`: it has broken the protocol too often."""
+
+    peer: PeerId
 
 
 class Tell(Struct, frozen=True):
@@ -235,7 +249,9 @@ class Tell(Struct, frozen=True):
     update: "Update"
 
 
-Effect = Send | Publish | SetTimer | Generate | Abort | Post | Acknowledged | Find | Provide | Learn | Blame | Tell
+Effect = (
+    Send | Publish | SetTimer | Generate | Abort | Post | Acknowledged | Find | Provide | Learn | Blame | Shun | Tell
+)
 
 # --- what the user is told ------------------------------------------------------------------------------------------
 

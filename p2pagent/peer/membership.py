@@ -126,15 +126,8 @@ class Membership:
         effects: list[Effect] = []
         checked = [opened(Record, signed.body, signed.signature, None, self._keys) for signed in records]
         for record, signed in zip(checked, records, strict=True):
-            known = self.directory.get(PeerId(record.peer))
-            silent = known is not None and known.silent
-            if not self.directory.learn(record, signed, now_ms):
-                continue
-            peer = PeerId(record.peer)
-            if silent and peer not in self.neighbours:
-                self.directory.down(peer)
-            if record.lease_ms:
-                effects.append(Learn(peer, record.addresses))
+            if self.directory.learn(record, signed, now_ms) and record.lease_ms:
+                effects.append(Learn(PeerId(record.peer), record.addresses))
         return effects
 
     def on_providers(self, peers: tuple[PeerId, ...]) -> list[Effect]:

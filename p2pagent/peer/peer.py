@@ -25,12 +25,14 @@ from p2pagent.peer.events import (
     GenerationEnded,
     GenerationFailed,
     Leave,
+    Misbehaved,
     PeerDown,
     PeerUp,
     Posted,
     ProvidersFound,
     Received,
     Send,
+    Shun,
     Timer,
     TimerFired,
     Unsent,
@@ -74,8 +76,9 @@ class Peer:
         self._me = keys.peer
         self._debts = Debts(keys, debts or [])
         self.membership = Membership(keys, space, network, rng, incarnation)
+        self.directory = self.membership.directory
         self.seller = Seller(keys, space, preferences.newcomer_credit_microcredits, accounts or {})
-        scout = Scout(keys.peer, space, preferences, self.membership.directory, rng)
+        scout = Scout(keys.peer, space, preferences, self.directory, rng)
         self.buyer = Buyer(keys, space, scout, self._debts, rng)
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
@@ -86,17 +89,23 @@ class Peer:
             for effect in self._one(pending.popleft(), now_ms):
                 if isinstance(effect, Send) and effect.peer == self._me:
                     pending.append(Received(self._me, effect.message))
-                else:
-                    effects.append(effect)
+                    continue
+                effects.append(effect)
+                if isinstance(effect, Blame) and self.directory.blame(effect.peer):
+                    effects.append(Shun(effect.peer))
         return effects
 
     def _one(self, event: Event, now_ms: int) -> list[Effect]:
         match event:
+            case Received(peer) if self.directory.shuns(peer):
+                return []
             case Received():
                 try:
                     return self._message(event, now_ms)
                 except RemoteError as error:
                     return [Blame(event.peer, str(error))]
+            case Misbehaved(peer, fault):
+                return [Blame(peer, fault)]
             case Ask():
                 return self.buyer.on_ask(event, now_ms)
             case CancelAsk(query):

@@ -1,18 +1,19 @@
 """The wire: the only place where bytes become messages, and where what is wrong with them is the sender's fault.
 
-A frame is one msgpack array `[tag, fields...]`. msgspec decodes it straight into the frozen structs below, which are
-also the source of the JSON Schemas in `protocols/`: a length is checked against its field's bound before anything is
-built, and the types bound the depth. Signed things travel as the very bytes that were signed (`body`).
+A frame is one msgpack array `[tag, fields...]`. msgpack's Unpacker bounds every length before anything is built (and
+builds tuples, which cost a flood of empty arrays nothing); msgspec checks the result against the frozen structs below,
+which are also the source of the JSON Schemas in `protocols/`. Signed things travel as the very bytes that were signed
+(`body`).
 
 Rule 1: `decode` and `opened` raise `RemoteError` and nothing else, whatever the bytes.
 Rule 2: every field is bounded here, so that nothing behind this module has to ask how long or how large.
 Rule 3: a value has one encoding; any other is refused, so that no signed thing exists in two forms.
 """
 
-from functools import cache
 from hashlib import sha256
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
+import msgpack
 import msgspec
 from msgspec import Meta, Struct
 
@@ -24,6 +25,7 @@ QUERY_PROTOCOL = "/p2pagent/query/1"
 GOSSIP_PROTOCOL = "/p2pagent/gossip/1"
 
 FRAME_BYTES_MAX = 1 << 20
+ARRAY_LENGTH_MAX = 1024
 RECORD_BYTES_MAX = 2048
 """A signed record, envelope included: gossip of it stays one small packet."""
 
@@ -227,7 +229,7 @@ class Summary(Message, frozen=True):
 class Digest(Message, frozen=True, tag="digest"):
     """All that the sender knows, by version; the receiver sends back what is newer, and asks in return if `pull`."""
 
-    entries: Annotated[tuple[Summary, ...], Meta(max_length=4096)]
+    entries: Annotated[tuple[Summary, ...], Meta(max_length=ARRAY_LENGTH_MAX)]
     pull: bool
 
 
@@ -248,7 +250,6 @@ SIGNED_DOMAINS: dict[type, str] = {
     Receipt: "p2pagent/receipt/1",
 }
 
-_ENCODER = msgspec.msgpack.Encoder()
 _S = TypeVar("_S", Record, Quote, Receipt)
 
 
@@ -259,7 +260,7 @@ def protocol_of(message: WireMessage) -> str:
 
 def encode(message: Message) -> bytes:
     """The one canonical encoding of `message`: a msgpack array, integers in their shortest form."""
-    return _ENCODER.encode(message)
+    return msgpack.packb(msgspec.to_builtins(message, builtin_types=(bytes,)))  # type: ignore[no-any-return]
 
 
 def decode(protocol: str, data: bytes) -> WireMessage:
@@ -303,15 +304,21 @@ def parsed(data: bytes, kind: type) -> object:
     """
     if len(data) > FRAME_BYTES_MAX:
         raise RemoteError(f"frame of {len(data)} bytes exceeds {FRAME_BYTES_MAX}")
+    unpacker = msgpack.Unpacker(
+        use_list=False,
+        max_buffer_size=FRAME_BYTES_MAX,
+        max_array_len=ARRAY_LENGTH_MAX,
+        max_map_len=0,
+        max_ext_len=0,
+    )
     try:
-        value = _decoder(kind).decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RemoteError(f"malformed message: {error}") from error
-    if _ENCODER.encode(value) != data:
+        unpacker.feed(data)
+        tree = unpacker.unpack()
+        if unpacker.tell() != len(data):
+            raise RemoteError("bytes after the message")
+        value: Message = msgspec.convert(tree, kind, builtin_types=(bytes,))
+    except (msgpack.UnpackException, msgspec.ValidationError, ValueError) as error:
+        raise RemoteError(f"malformed message: {str(error) or type(error).__name__}") from error
+    if encode(value) != data:
         raise RemoteError("not the canonical encoding")
     return value
-
-
-@cache
-def _decoder(kind: type) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind)

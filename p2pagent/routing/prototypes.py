@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.random_projection import GaussianRandomProjection
 
@@ -109,13 +108,6 @@ def quantised(vectors: Vector) -> NDArray[np.int8]:
     """Rows scaled so that their largest component is 127, rounded: the direction in one byte per dimension."""
     peak = np.abs(vectors).max(axis=1, keepdims=True)
     return np.rint(vectors * (127.0 / np.where(peak > 0, peak, 1))).astype(np.int8)
-
-
-def k_means(vectors: Vector, count: int, seed: int) -> Vector:
-    """`count` unit prototypes for `vectors`, by k-means on unit rows, its centroids made unit again."""
-    return _unit(
-        KMeans(n_clusters=count, random_state=seed, n_init=10).fit(vectors).cluster_centers_.astype(np.float32)
-    )
 
 
 @lru_cache(maxsize=1)

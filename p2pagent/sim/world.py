@@ -31,6 +31,7 @@ from p2pagent.peer.events import (
     Received,
     Send,
     SetTimer,
+    Shun,
     Tell,
     TimerFired,
     Unsent,
@@ -168,6 +169,8 @@ class World:
                 self.blamed.append((name, peer, fault))
             case Tell(query, update):
                 self.told.append(Told(self.now_ms, name, query, update))
+            case Shun(peer):
+                self._connected -= {(name, peer), (peer, name)}
             case Acknowledged():
                 pass
 

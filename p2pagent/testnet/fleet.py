@@ -4,7 +4,6 @@ Each has a folder of its own and ports that the system picked; all meet through 
 input, so they end with the process that holds the other side even if that is killed.
 """
 
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from p2pagent import home, store
 from p2pagent.api.node import LedgerView, PeerView, StatusView
 from p2pagent.api.tree import from_tree
 from p2pagent.config import Agent, Api, Config, Network, save
+from p2pagent.engine.vllm_process import free_port
 from p2pagent.errors import Exit, LocalError
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import SignedReceipt
@@ -156,11 +156,3 @@ async def fleet(folder: Path, agents: list[Agent]) -> AsyncIterator[list[Daemon]
             async with trio.open_nursery() as stopping:
                 for daemon in daemons:
                     stopping.start_soon(daemon.aclose)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -6,6 +6,7 @@ Each case runs `p2pagent` as its user does, as a process.
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,11 +21,12 @@ import trio
 from p2pagent import config as settings
 from p2pagent import experts, home
 from p2pagent.config import Agent, Api, Config, Engine, Network
+from p2pagent.engine.vllm_process import free_port
 from p2pagent.errors import Exit
-from p2pagent.testnet.fleet import Daemon, free_port
+from p2pagent.testnet.fleet import Daemon
 from tests.integration.paced import calibration
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 LIMIT_S = 90
 """For starting a process, which takes seconds on a busy machine."""
@@ -73,20 +75,21 @@ async def right(daemon: Daemon) -> bool:
 
 async def p2pagent(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-m", "p2pagent", *arguments, "--home", str(folder)]
-    with trio.fail_after(LIMIT_S):
-        return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    leash, held = os.pipe()
+    try:
+        with trio.fail_after(LIMIT_S):
+            return await trio.run_process(command, stdin=leash, capture_stdout=True, capture_stderr=True, check=False)
+    finally:
+        os.close(leash)
+        os.close(held)
 
 
 def told(done: "subprocess.CompletedProcess[bytes]", exit_code: Exit) -> str:
-    """The cause and the hint that a command gave, after checking that it gave no more than these two lines."""
+    """What a command said, which is one line with the cause and one with the hint, and nothing else."""
     said = done.stderr.decode()
-    lines = said.splitlines()
     assert done.returncode == exit_code, said
     assert done.stdout == b""
-    assert "Traceback" not in said
-    assert [line.split(":")[0] for line in lines[-2:]] == ["p2pagent", "hint"], said
-    # Of an agent that cannot start, and of nothing else, the daemon warns before.
-    assert all(line.startswith("warning: agent ") for line in lines[:-2]), said
+    assert [line.split(": ")[0] for line in said.splitlines()] == ["p2pagent", "hint"], said
     return said
 
 
@@ -145,27 +148,44 @@ def expert_without(part: str) -> Callable[[Path], Engine]:
 
 
 BAD_ENGINES: dict[str, tuple[Callable[[Path], Engine], Exit]] = {
-    "no vllm": (lambda _: Engine(kind="vllm", model="add"), Exit.ENGINE_MISSING),
-    "no such python": (lambda folder: Engine(kind="vllm", python=str(folder / "python")), Exit.ENGINE_MISSING),
-    "no endpoint": (
+    "there is no vLLM in the environment": (lambda _: Engine(kind="vllm", model="add"), Exit.ENGINE_MISSING),
+    "no Python": (lambda folder: Engine(kind="vllm", python=str(folder / "python")), Exit.ENGINE_MISSING),
+    "no model endpoint answers at http://127.0.0.1:": (
         lambda _: Engine(kind="openai", url=f"http://127.0.0.1:{free_port()}/v1", model="m"),
         Exit.ENGINE_MISSING,
     ),
-    "no url": (lambda _: Engine(kind="openai"), Exit.CONFIG),
-    "no model": (lambda folder: Engine(model=str(folder / "nowhere")), Exit.MODEL),
-    "half the weights": (expert_without("model.safetensors"), Exit.MODEL),
-    "half the tokenizer": (expert_without("tokenizer.json"), Exit.MODEL),
-    "half the settings": (expert_without("config.json"), Exit.MODEL),
+    "needs a url": (lambda _: Engine(kind="openai"), Exit.CONFIG),
+    "nowhere": (lambda folder: Engine(model=str(folder / "nowhere")), Exit.MODEL),
+    "deserializing": (expert_without("model.safetensors"), Exit.MODEL),
+    "tokenizer.json": (expert_without("tokenizer.json"), Exit.MODEL),
+    "truncated": (expert_without("config.json"), Exit.MODEL),
 }
+"""By what is said of them."""
 
 
-@pytest.mark.parametrize(("make", "exit_code"), BAD_ENGINES.values(), ids=BAD_ENGINES)
+@pytest.mark.parametrize(("cause", "make", "exit_code"), [(cause, *bad) for cause, bad in BAD_ENGINES.items()])
 async def test_an_engine_that_cannot_run(
-    tmp_path: Path, config: Config, make: Callable[[Path], Engine], exit_code: Exit
+    tmp_path: Path, config: Config, cause: str, make: Callable[[Path], Engine], exit_code: Exit
 ) -> None:
     bad = Agent("bad", make(tmp_path), calibration=config.agents[0].calibration)
     folder = prepared(tmp_path / "home", msgspec.structs.replace(config, agents=(bad,)))
-    assert "agent bad" in await refused(folder, exit_code)
+    assert cause in await refused(folder, exit_code)
+
+
+async def test_an_engine_that_does_not_come_up_can_be_interrupted(tmp_path: Path, config: Config, taken: int) -> None:
+    """Somebody listens at the endpoint, and never answers."""
+    silent = Agent("silent", Engine(kind="openai", url=f"http://127.0.0.1:{taken}/v1", model="m"))
+    daemon = Daemon(tmp_path / "home", msgspec.structs.replace(config, agents=(silent,)))
+    try:
+        with trio.fail_after(LIMIT_S):
+            await daemon.start()
+            await daemon.until_status(lambda _status: True)
+            assert daemon.process is not None
+            daemon.process.send_signal(signal.SIGINT)
+            assert await daemon.process.wait() == 0
+    finally:
+        with trio.CancelScope(shield=True):
+            await daemon.aclose()
 
 
 async def test_a_calibration_set_that_is_none(tmp_path: Path, config: Config) -> None:

@@ -108,6 +108,8 @@ class Port:
 
     def connect(self, peer: PeerId) -> None: ...
 
+    def disconnect(self, peer: PeerId) -> None: ...
+
     async def provide(self, cell: str) -> bool:
         return True
 

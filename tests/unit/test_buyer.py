@@ -6,7 +6,7 @@ from hashlib import sha256
 import msgspec
 import pytest
 
-from p2pagent.peer.buyer import FIND_MS, PROGRESS_MS, QUOTES_MS
+from p2pagent.peer.buyer import FIND_MS, PREDICTED_MS_MAX, PROGRESS_MS, QUOTES_MS
 from p2pagent.peer.events import (
     Answered,
     Ask,
@@ -28,7 +28,6 @@ from p2pagent.peer.events import (
     TimerFired,
     Unanswered,
 )
-from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import Award, Call, Chunk, Fail, Final, Refuse, Release, SignedQuote, WireMessage
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.keys import SimKeys
@@ -302,6 +301,13 @@ def test_a_seller_that_falls_silent_is_replaced(market: Market) -> None:
     restarted = market.told[-1]
     assert isinstance(restarted, Restarted)
     assert restarted.reason == "fell silent"
+
+
+def test_a_promise_for_next_month_is_not_waited_for(market: Market) -> None:
+    market.ask(delay_microcredits_per_s=0)
+    market.quote(*EXPERTS, ttft_ms=1 << 31)
+    (at_ms,) = [e.at_ms for e in market.effects if isinstance(e, SetTimer) and e.timer.kind == "progress"]
+    assert at_ms == START_MS + PROGRESS_MS + 2 * PREDICTED_MS_MAX
 
 
 @pytest.mark.parametrize("stage", ["called", "quoted", "awarded", "answering"])

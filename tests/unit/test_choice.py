@@ -49,7 +49,7 @@ def test_a_local_agent_that_loses_is_still_the_way_out() -> None:
 
 
 def test_worth_is_value_times_quality_less_cost_and_delay() -> None:
-    advert = make_advert("agent", {m: 1.0 for m in range(6)})
+    advert = make_advert("agent", dict.fromkeys(range(6), 1.0))
     mine, theirs = options(HERE, [(ME.peer, advert), (ALICE.peer, advert)], ASK, 0.0, ME.peer)
     cost = 10 * ASK.prompt_tokens + 40 * 64
     assert mine.cost_microcredits == cost

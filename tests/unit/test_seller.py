@@ -72,7 +72,10 @@ def awarded(peer: Peer, number: int, buyer: SimKeys = ALICE, after_ms: int = 1) 
     return started(receive(peer, buyer, make_award(number), after_ms))
 
 
-def ended(peer: Peer, number: int, usage: Usage = Usage(20, 0, 3)) -> list[Effect]:
+USAGE = Usage(20, 0, 3)
+
+
+def ended(peer: Peer, number: int, usage: Usage = USAGE) -> list[Effect]:
     return peer.handle(GenerationEnded(ident(number), usage, "stop"), START_MS + 500)
 
 

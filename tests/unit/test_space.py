@@ -62,7 +62,7 @@ def test_a_question_nobody_has_seen_goes_to_the_expert_of_its_family(loaded: Spa
 
 @pytest.mark.parametrize("setting", ["1", "4"])
 def test_every_process_embeds_alike(setting: str) -> None:
-    threads = {name: setting for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), setting)
     done = subprocess.run(
         [sys.executable, "-c", DIGEST.format(texts=TEXTS)],
         env={**os.environ, **threads, "PYTHONHASHSEED": setting},

@@ -1,6 +1,7 @@
 """Finding peers: addresses, dialling, the first contact, coming back."""
 
 import random
+import socket
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -121,7 +122,7 @@ class Dialler:
                 for address in dict.fromkeys([*self._book.of(peer), *self._identified(peer)]):
                     try:
                         with trio.fail_after(DIAL_LIMIT_S):
-                            await self._swarm._dial_addr_single_attempt(address, peer)
+                            await self._swarm._dial_addr_single_attempt(await _resolved(address), peer)
                     except Exception as error:
                         reason = f"{address}: {_root_cause(error)}"
                         if self.connected(peer):
@@ -147,6 +148,21 @@ class Dialler:
             except ValueError:
                 continue
         return found
+
+
+async def _resolved(address: Multiaddr) -> Multiaddr:
+    """The address with its host name, if it has one, looked up: libp2p dials numbers only.
+
+    Raises:
+        OSError: the name is unknown.
+    """
+    (kind, host), (_, port) = list(address.items())[:2]
+    if not kind.name.startswith("dns"):
+        return address
+    family = {"dns4": socket.AF_INET, "dns6": socket.AF_INET6}.get(kind.name, socket.AF_UNSPEC)
+    found = await trio.socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    family, number = found[0][0], found[0][4][0]
+    return Multiaddr(f"/{'ip6' if family == socket.AF_INET6 else 'ip4'}/{number}/tcp/{port}")
 
 
 def _root_cause(error: BaseException) -> str:

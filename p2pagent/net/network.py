@@ -118,7 +118,10 @@ class Network:
             self._lanes.send(found, protocol, payload)
 
     def learn_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Remember where a peer listens; what is not a TCP address of that very peer is ignored."""
+        """Remember where a peer listens; what is not a TCP address of that very peer, in numbers, is ignored.
+
+        Host names are only for addresses that the owner gave: nobody else is to have us look up what they like.
+        """
         try:
             owner = peer_id_of(peer)
         except ValueError:
@@ -129,7 +132,7 @@ class Network:
                 named, address = parse_address(text)
             except ValueError:
                 continue
-            if named in (None, owner):
+            if named in (None, owner) and not str(address).startswith("/dns"):
                 good.append(address)
         if good:
             self._learn(owner, good)

@@ -63,6 +63,9 @@ PROGRESS_MS = 10_000
 PREDICTED_MS_MAX = 120_000
 """A prediction is believed up to here, lest a seller keeps a query for ever by promising its first token in a month."""
 
+ANSWER_BYTES_PER_TOKEN_MAX = 128
+"""More bytes than this for each token asked for are no answer but a flood."""
+
 GOOD_QUALITY = 0.5
 ROUNDS_MAX = 6
 
@@ -162,7 +165,9 @@ class Buyer:
                 Blame(seller, "chunk out of order"),
                 *self._fail(conversation, "sent its answer out of order", now_ms),
             ]
-        if len(query.pieces) >= query.ask.sampling.max_tokens:
+        query.answer_bytes += len(chunk.text.encode())
+        limit = query.ask.sampling.max_tokens
+        if len(query.pieces) >= limit or query.answer_bytes > ANSWER_BYTES_PER_TOKEN_MAX * limit:
             return [Blame(seller, "answer too long"), *self._fail(conversation, "sent more than was asked for", now_ms)]
         effects: list[Effect] = [Tell(query.ask.query, Text(chunk.text))]
         if not query.pieces:
@@ -339,6 +344,7 @@ class Buyer:
         if query.pieces:
             effects.append(Tell(query.ask.query, Restarted(conversation.option.agent, reason)))
             query.pieces.clear()
+            query.answer_bytes = 0
         query.restarts += 1
         query.first_ms = 0
         runner_up, query.runner_up = query.runner_up, None

@@ -40,6 +40,7 @@ class Query(Struct, eq=False):
     failed: set[AgentRef] = field(default_factory=set)
     runner_up: Conversation | None = None
     pieces: list[str] = field(default_factory=list)
+    answer_bytes: int = 0
     first_ms: int = 0
     round: int = 0
     restarts: int = 0

@@ -44,6 +44,8 @@ HOLDS_PER_BUYER_MAX = 16
 SALES_MAX = 1024
 QUEUE_PER_SLOT_MAX = 4
 UNSETTLED_MAX = 4096
+PROMPT_BYTES_PER_TOKEN_MAX = 32
+"""Tokenisers differ, and a buyer counts by its own; but a prompt of more bytes per token was called too short."""
 
 
 class Account(msgspec.Struct):
@@ -159,6 +161,15 @@ class Seller:
         sale = self._sales.get(award.conversation)
         if sale is None or sale.buyer != buyer or sale.state not in ("held", "offered"):
             return [Send(buyer, Fail(award.conversation, "expired"))]
+        if sum(len(turn.content.encode()) for turn in award.turns) > PROMPT_BYTES_PER_TOKEN_MAX * (
+            sale.call.prompt_tokens + 1
+        ):
+            effects = self._forget(award.conversation, now_ms)
+            return [
+                Blame(buyer, "prompt far longer than called"),
+                Send(buyer, Fail(award.conversation, "length")),
+                *effects,
+            ]
         if not same_prompt(self._space.embed(award.turns[-1].content), sale.call.embedding):
             void = Fail(award.conversation, "embedding")
             effects = self._forget(award.conversation, now_ms)

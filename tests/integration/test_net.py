@@ -345,6 +345,14 @@ async def test_members_of_a_private_network_talk_and_outsiders_do_not(tmp_path: 
 # Coming and going
 
 
+@pytest.mark.parametrize("kind", ["dns", "dns4"])
+async def test_a_bootstrap_peer_may_have_a_name(tmp_path: Path, kind: str) -> None:
+    async with node(tmp_path) as a:
+        named = a.addresses[0].replace("/ip4/127.0.0.1", f"/{kind}/localhost")
+        async with node(tmp_path, bootstrap=(named,)) as b:
+            await b.kind(PeerUp, peer=a.peer)
+
+
 async def test_a_bootstrap_peer_that_is_late_is_reported_once(tmp_path: Path) -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))

@@ -170,7 +170,8 @@ class Daemon:
         for record in await self._store.load_records():
             self._meet_again(record)
         nursery.start_soon(self._keep_snapshot)
-        self._tell_agents()
+        if not self._config.agents:
+            self._tell_agents()
         await self._hosting.start(self._config.agents, nursery)
         _say(f"[bold]{self._keys.peer}[/bold] is up; ask it something: p2pagent ask 'What is 47 plus 38?'")
 

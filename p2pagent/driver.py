@@ -251,6 +251,8 @@ class Driver:
         request = GenerateRequest(effect.turns, effect.sampling, effect.cache_salt, effect.priority)
         with scope:
             try:
+                if effect.agent not in self._engines:
+                    raise EngineUnavailableError("withdrawn meanwhile")
                 done = await self._engines[effect.agent].generate(request, emit)
             except EngineUnavailableError:
                 self.put(GenerationFailed(job, "engine"))

@@ -13,12 +13,13 @@ RETRY_AFTER_S = 2
 
 _EXIT_OF_CODE = {
     "empty_question": Exit.EMPTY_QUESTION,
+    "request_too_large": Exit.TOO_LONG,
     "context_length_exceeded": Exit.TOO_LONG,
     "invalid_api_key": Exit.KEY,
     "no_answer": Exit.NO_ANSWER,
     "partial_answer": Exit.PARTIAL,
 }
-_CODE_OF_EXIT = {exit_code: code for code, exit_code in _EXIT_OF_CODE.items()}
+_CODE_OF_EXIT = {exit_code: code for code, exit_code in _EXIT_OF_CODE.items()}  # of two codes the latter
 
 
 class ApiError(Exception):

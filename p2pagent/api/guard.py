@@ -44,7 +44,9 @@ class Guard:
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > BODY_BYTES_MAX:
-                fault = ApiError(413, "request_too_large", f"a request may have {BODY_BYTES_MAX} bytes")
+                fault = ApiError(
+                    413, "request_too_large", f"a request may have {BODY_BYTES_MAX} bytes", hint="shorten it"
+                )
         if fault is None:
             await self._app(scope, _replay(bytes(body), receive), send)
             return

@@ -1,5 +1,6 @@
 """`p2pagent ask`."""
 
+import os
 import sys
 from contextlib import closing
 from typing import Annotated
@@ -22,6 +23,7 @@ from p2pagent.cli.app import (
 from p2pagent.cli.output import credits_text, emit_json, note, short, table
 from p2pagent.errors import Exit, LocalError
 from p2pagent.peer.events import Answered, Candidate, Restarted, Text, Unanswered
+from p2pagent.peer.wire import TOKENS_MAX
 
 
 @app.command(
@@ -42,7 +44,9 @@ def ask(
         bool, typer.Option("--raw", help="Print each piece at once, and fail if the agent goes away after the first.")
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Tell on stderr who was considered and why.")] = False,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="The longest answer.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, max=TOKENS_MAX, help="The longest answer.")
+    ] = None,
     as_json: JsonOption = False,
     home: HomeOption = None,
 ) -> None:
@@ -58,7 +62,7 @@ def ask(
         privacy=privacy,
         raw=raw,
     )
-    text = sys.stdin.read() if question == "-" else question
+    text = _utf8(sys.stdin.buffer.read() if question == "-" else os.fsencode(question))
     at_once = not as_json and (raw or sys.stdout.isatty())
     with Client(home_of(home)) as client, closing(client.ask(text, worth, max_tokens)) as updates:
         for update in updates:
@@ -124,3 +128,10 @@ def _failure(update: Unanswered) -> LocalError:
         "--explain tells who was considered; `p2pagent status` how your own agent fares",
         Exit.NO_ANSWER,
     )
+
+
+def _utf8(question: bytes) -> str:
+    try:
+        return question.decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"the question is not UTF-8: {error.reason} at byte {error.start}") from error

@@ -61,7 +61,7 @@ def peers(as_json: JsonOption = False, home: HomeOption = None) -> None:
     if as_json:
         emit_json(views)
         return
-    header = ("peer", "link", "lease", "agent", "model", "skill", "prompt", "output", "balance", "faults")
+    header = ("peer", "link", "lease", "agent", "model", "skill", "prompt/1k", "output/1k", "balance", "faults")
     typer.echo(table(header, [row for view in views for row in _rows(view)]))
 
 

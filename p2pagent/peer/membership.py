@@ -63,10 +63,12 @@ class Membership:
         self.directory = Directory(keys.peer, network)
 
     def on_agents(self, agents: tuple[AgentAdvert, ...], addresses: tuple[str, ...], now_ms: int) -> list[Effect]:
-        """Tell the network what this device hosts, and keep telling it."""
+        """Tell the network what this device hosts, the neighbours without the ways of gossip; and keep telling it."""
         first = self._own is None
         self._agents, self._addresses = agents, addresses
         effects = self._renew(now_ms, LEASE_MS)
+        assert self._own is not None
+        effects += [Send(peer, self._own[1]) for peer in sorted(self.neighbours)]
         if first:
             effects.append(SetTimer(now_ms + RECORD_MS, Timer("record")))
             effects.append(SetTimer(now_ms + EXCHANGE_MS, Timer("exchange")))

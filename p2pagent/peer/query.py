@@ -91,7 +91,8 @@ def why(query: Query, winner: Conversation, me: PeerId) -> str:
     gain = option.worth_microcredits - best.worth_microcredits
     whom = "your own agent" if best.agent.peer == me else f"{best.agent.name} at {best.agent.peer[-6:]}"
     if gain >= 0:
-        return f"{reason} and is worth {gain} microcredits more than the next best, {whom} ({best.score.quality:.2f})"
+        more = f"{gain / 1_000_000:.6f} credits more"
+        return f"{reason} and is worth {more} than the next best, {whom} ({best.score.quality:.2f})"
     return f"{reason}; {whom} promised more, but quoted a longer wait, refused, or went away"
 
 

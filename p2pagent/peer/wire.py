@@ -26,6 +26,7 @@ GOSSIP_PROTOCOL = "/p2pagent/gossip/1"
 
 FRAME_BYTES_MAX = 1 << 20
 ARRAY_LENGTH_MAX = 1024
+TOKENS_MAX = 1 << 24
 RECORD_BYTES_MAX = 2048
 """A signed record, envelope included: gossip of it stays one small packet."""
 
@@ -34,7 +35,7 @@ Digest256 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Peer = Annotated[str, Meta(min_length=52, max_length=52, pattern="^12D3KooW")]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
-Tokens = Annotated[int, Meta(ge=0, le=1 << 24)]
+Tokens = Annotated[int, Meta(ge=0, le=TOKENS_MAX)]
 Milliseconds = Annotated[int, Meta(ge=0, le=1 << 31)]
 UnixMilliseconds = Annotated[int, Meta(ge=0, le=1 << 53)]
 Money = Annotated[int, Meta(ge=0, le=1 << 53)]

@@ -93,7 +93,8 @@ class Daemon:
                 return seen
             if self.process is not None and self.process.returncode is not None:
                 lines = (self.folder / "daemon.log").read_text(errors="replace").splitlines()
-                cause = f"the daemon in {self.folder} ended: {lines[-1] if lines else 'without a word'}"
+                told = [line for line in lines if not line.startswith("hint: ")]
+                cause = f"the daemon in {self.folder} ended: {told[-1] if told else 'without a word'}"
                 raise LocalError(cause, "see daemon.log there", Exit.UNEXPECTED)
             await trio.sleep(POLL_S)
 

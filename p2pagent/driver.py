@@ -249,11 +249,14 @@ class Driver:
                 flush()
 
         request = GenerateRequest(effect.turns, effect.sampling, effect.cache_salt, effect.priority)
+        engine = self._engines.get(effect.agent)
+        if engine is None:  # withdrawn while its award was on the way here
+            self._jobs.pop(job, None)
+            self.put(GenerationFailed(job, "engine"))
+            return
         with scope:
             try:
-                if effect.agent not in self._engines:
-                    raise EngineUnavailableError("withdrawn meanwhile")
-                done = await self._engines[effect.agent].generate(request, emit)
+                done = await engine.generate(request, emit)
             except EngineUnavailableError:
                 self.put(GenerationFailed(job, "engine"))
             except LocalError:

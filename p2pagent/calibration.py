@@ -63,7 +63,8 @@ def cache_key(fingerprint: str, items: list[Item], space: Space) -> str:
 async def measure(engine: Engine, items: list[Item], space: Space, advance: Callable[[], None]) -> bytes:
     """Ask `engine` everything, as many at a time as it has slots, greedily; `advance` is called after each answer.
 
-    A question that the engine fails to answer counts as wrong.
+    Raises:
+        EngineUnavailableError: the engine failed to answer one, so that nothing can be said of its skill.
     """
     correct = np.zeros(len(items), dtype=np.bool_)
     places = trio.CapacityLimiter(engine.capabilities().slots)
@@ -76,15 +77,15 @@ async def measure(engine: Engine, items: list[Item], space: Space, advance: Call
 
         request = GenerateRequest((ChatMessage("user", item.prompt),), Sampling(max_tokens=ANSWER_TOKENS_MAX))
         async with places:
-            try:
-                await engine.generate(request, emit)
-            except (EngineUnavailableError, LocalError):
-                pieces.clear()
+            await engine.generate(request, emit)
         correct[index] = "".join(pieces).strip() == item.answer
         advance()
 
-    async with trio.open_nursery() as nursery:
-        for index, item in enumerate(items):
-            nursery.start_soon(ask, index, item)
+    try:
+        async with trio.open_nursery() as nursery:
+            for index, item in enumerate(items):
+                nursery.start_soon(ask, index, item)
+    except* EngineUnavailableError as failures:
+        raise EngineUnavailableError(f"{len(failures.exceptions)} calibration questions failed") from failures
     nearest = np.array([space.nearest(space.embed(item.prompt)).prototypes[0] for item in items])
     return capability(nearest, correct, len(space.prototypes))

@@ -11,7 +11,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from p2pagent.errors import Exit, LocalError
+from p2pagent.keys import is_peer_id
 from p2pagent.types import PrivacyClass
+
+NAME_BYTES_MAX = 64
 
 Money = Annotated[int, Meta(ge=0, le=1 << 53)]
 
@@ -134,6 +137,14 @@ def check(raw: object, source: str) -> Config:
     names = [agent.name for agent in config.agents]
     if len(set(names)) < len(names):
         raise LocalError(f"{source}: two agents have one name", "give each agent a name of its own", Exit.CONFIG)
+    for name in [*names, config.network.name]:
+        if len(name.encode()) > NAME_BYTES_MAX:
+            hint = "a record of all agents has to fit into one small packet"
+            raise LocalError(f"{source}: the name {name!r} has more than {NAME_BYTES_MAX} bytes", hint, Exit.CONFIG)
+    for peer in config.preferences.trusted:
+        if not is_peer_id(peer):
+            hint = "`p2pagent peers` shows peer ids; they begin with 12D3KooW"
+            raise LocalError(f"{source}: preferences.trusted names {peer!r}, which is no peer id", hint, Exit.CONFIG)
     psk = config.network.psk
     if psk and (len(psk) != 64 or set(psk.lower()) - set("0123456789abcdef")):
         raise LocalError(f"{source}: network.psk is not 64 hex digits", "take it from `p2pagent invite`", Exit.CONFIG)

@@ -40,12 +40,13 @@ from p2pagent.net import (
 from p2pagent.net import PeerDown as NetPeerDown
 from p2pagent.net import PeerUp as NetPeerUp
 from p2pagent.node import WARNINGS_MAX, LocalNode
+from p2pagent.peer.credit import Account
 from p2pagent.peer.debts import Debt
 from p2pagent.peer.events import AgentsChanged, Leave, Misbehaved, PeerDown, PeerUp, Received, Unsent
 from p2pagent.peer.membership import Sieve
 from p2pagent.peer.peer import Peer
-from p2pagent.peer.seller import Account
 from p2pagent.peer.wire import (
+    FRAME_BYTES_MAX,
     GOSSIP_PROTOCOL,
     QUERY_PROTOCOL,
     Record,
@@ -60,6 +61,9 @@ from p2pagent.store import Store, open_store
 from p2pagent.types import PeerId
 
 SNAPSHOT_S = 60
+WALL_CLOCK_LEAD_MS = 1_000
+"""Small steps of the wall clock are not followed; the clocks of two devices differ by more."""
+
 ADDRESSES_MAX = 8
 FAREWELL_S = 0.3
 """For our last record to leave before the connections close."""
@@ -120,6 +124,7 @@ class Daemon:
                 psk=bytes.fromhex(config.network.psk) or None,
                 mdns=config.network.mdns,
                 neighbours_max=config.network.neighbours_max,
+                frame_bytes_max=FRAME_BYTES_MAX,
             ),
             (QUERY_PROTOCOL, GOSSIP_PROTOCOL),
             self._on_network,
@@ -132,7 +137,11 @@ class Daemon:
         clock = _clock()
         balances, volumes = await self._store.balances(), await self._store.volumes()
         accounts = {peer: Account(balances.get(peer, 0), 0, volume) for peer, volume in volumes.items()}
-        owed = [Settle(r.body, r.seller_signature, r.buyer_signature) for r in await self._store.unacknowledged()]
+        debts = []
+        for signed in await self._store.unacknowledged():
+            receipt = receipt_in(signed.body)
+            settle = Settle(signed.body, signed.seller_signature, signed.buyer_signature)
+            debts.append(Debt(PeerId(receipt.seller), settle, receipt.price_microcredits))
         self._peer = Peer(
             self._keys,
             self._space,
@@ -141,7 +150,7 @@ class Daemon:
             Random(),
             await self._store.next_incarnation(clock()),
             accounts,
-            [Debt(PeerId(receipt_in(settle.receipt).seller), settle) for settle in owed],
+            debts,
         )
         self._hosting = Hosting(self._folder, self._space, self._store, changed=self._tell_agents, warn=self._warn)
         self._driver = Driver(self._peer, self._network, self._hosting.engines, self._store, clock)
@@ -173,7 +182,8 @@ class Daemon:
         if not self._config.agents:
             self._tell_agents()
         await self._hosting.start(self._config.agents, nursery)
-        _say(f"[bold]{self._keys.peer}[/bold] is up; ask it something: p2pagent ask 'What is 47 plus 38?'")
+        _say(f"[bold]{self._keys.peer}[/bold] is up; its OpenAI API is at http://127.0.0.1:{port}/v1")
+        _say("ask it something: p2pagent ask 'What is 47 plus 38?'; take others in: p2pagent invite")
 
     async def leave(self) -> None:
         """Say goodbye to the network and keep what is known of it."""
@@ -205,7 +215,9 @@ class Daemon:
             case ProtocolViolation(peer, _, reason):
                 self._driver.received(Misbehaved(peer, reason))
             case BootstrapFailed(address, reason):
-                self._warn(f"bootstrap {address} does not answer ({reason}); still trying")
+                self._warn(
+                    f"bootstrap {address} does not answer ({reason}); still trying: is it up, is the address right?"
+                )
 
     def _on_bytes(self, peer: PeerId, protocol: str, data: bytes) -> None:
         try:
@@ -223,7 +235,10 @@ class Daemon:
         return isinstance(message, SignedRecord) and self._sieve.passes(message, self._driver.now_ms())
 
     def _meet_again(self, signed: SignedRecord) -> None:
-        record: Record = parsed(signed.body, Record)  # type: ignore[assignment]
+        try:
+            record: Record = parsed(signed.body, Record)  # type: ignore[assignment]
+        except RemoteError:
+            return  # written by another version of this program
         self._network.learn_addresses(PeerId(record.peer), record.addresses)
         self._network.connect(PeerId(record.peer))
 
@@ -248,6 +263,17 @@ class Daemon:
 
 
 def _clock() -> Callable[[], int]:
-    """Milliseconds since the Unix epoch, from one reading of the wall clock and a clock that never goes back."""
+    """Milliseconds since the Unix epoch that never go back, whatever the wall clock does.
+
+    Forward it follows the wall clock: while a machine sleeps its monotonic clock stands still, and a daemon whose time
+    lags behind is one whose records nobody believes.
+    """
     epoch_ms, start_s = time.time_ns() // 1_000_000, time.monotonic()
-    return lambda: epoch_ms + int((time.monotonic() - start_s) * 1000)
+
+    def now_ms() -> int:
+        nonlocal epoch_ms
+        elapsed_ms = int((time.monotonic() - start_s) * 1000)
+        epoch_ms = max(epoch_ms, time.time_ns() // 1_000_000 - elapsed_ms - WALL_CLOCK_LEAD_MS)
+        return epoch_ms + elapsed_ms
+
+    return now_ms

@@ -44,6 +44,7 @@ from p2pagent.peer.events import (
     Timer,
     TimerFired,
     Unanswered,
+    Unsent,
     Update,
 )
 from p2pagent.peer.peer import Peer
@@ -55,6 +56,9 @@ WAITING_MAX = 4096
 
 PIECE_MS = 20
 """Pieces decoded within this time of the last one sent travel together: a frame costs more than a token."""
+
+PIECE_CHARACTERS_MAX = 1 << 14
+"""An engine may hand over a whole answer at once; a message takes no more than a piece of it."""
 
 PROVIDERS_MAX = 16
 UPDATES_PER_TOKEN = 2
@@ -117,6 +121,7 @@ class Driver:
         self._clock = clock
         self._observe = observe
         self._waiting: deque[Event] = deque()
+        self._holes: set[PeerId] = set()
         self._wake = trio.Event()
         self._timers: list[tuple[int, int, Timer]] = []
         self._timers_set = 0
@@ -135,10 +140,13 @@ class Driver:
 
     def received(self, event: Received | Misbehaved) -> None:
         """Handle what a peer sent, unless too much waits already."""
-        if len(self._waiting) >= WAITING_MAX:
-            self.events_dropped += 1
-        else:
+        if len(self._waiting) < WAITING_MAX:
             self.put(event)
+            return
+        self.events_dropped += 1
+        if event.peer not in self._holes:  # the conversations with it lack something now, and are to know
+            self._holes.add(event.peer)
+            self.put(Unsent(event.peer))
 
     @asynccontextmanager
     async def ask(self, make: Callable[[str], Ask]) -> AsyncIterator[trio.MemoryReceiveChannel[Update]]:
@@ -161,6 +169,8 @@ class Driver:
             task_status.started()
             while True:
                 event = await self._next()
+                if isinstance(event, Unsent):
+                    self._holes.discard(event.peer)
                 now_ms = self._clock()
                 effects = self._peer.handle(event, now_ms)
                 if self._observe is not None:
@@ -234,9 +244,10 @@ class Driver:
         sent_ms = 0
 
         def flush() -> None:
-            if pieces:
-                self.put(Generated(job, "".join(pieces)))
-                pieces.clear()
+            text = "".join(pieces)
+            pieces.clear()
+            for start in range(0, len(text), PIECE_CHARACTERS_MAX):
+                self.put(Generated(job, text[start : start + PIECE_CHARACTERS_MAX]))
 
         def emit(delta: Delta) -> None:
             nonlocal sent_ms

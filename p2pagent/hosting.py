@@ -16,12 +16,15 @@ from p2pagent import calibration
 from p2pagent.config import Agent
 from p2pagent.engine.base import Engine
 from p2pagent.engine.factory import fingerprint, make_engine
-from p2pagent.errors import LocalError, first
+from p2pagent.errors import EngineUnavailableError, Exit, LocalError, first
 from p2pagent.peer.wire import AgentAdvert, RateCard
 from p2pagent.routing.prototypes import Space
 from p2pagent.store import Store
 
-MODEL_NAME_MAX = 64
+MODEL_NAME_BYTES_MAX = 64
+SKILL_NOTED = 0.1
+MEASUREMENTS_MAX = 5
+MEASURE_AGAIN_S = 5.0
 
 
 class Hosting:
@@ -87,7 +90,7 @@ class Hosting:
     def _offer(self, agent: Agent, engine: Engine, skill: bytes) -> None:
         can = engine.capabilities()
         rates = RateCard(agent.rates.prompt, agent.rates.cached, agent.rates.output)
-        model = can.model[:MODEL_NAME_MAX]
+        model = can.model.encode()[:MODEL_NAME_BYTES_MAX].decode(errors="ignore")
         self.engines[agent.name] = engine
         self.adverts[agent.name] = AgentAdvert(agent.name, model, skill, rates, can.context_tokens, can.slots)
         self._changed()
@@ -99,6 +102,19 @@ class Hosting:
         known = await self._store.cached(key)
         if known is None:
             progress.update(bar, description=f"{agent.name}: measuring its skill", total=len(items))
-            known = await calibration.measure(engine, items, self._space, partial(progress.advance, bar))
+            known = await self._measured(engine, items, partial(progress.advance, bar))
             await self._store.cache(key, known)
+        mean = sum(known) / (255 * max(1, len(known)))
+        if mean < SKILL_NOTED:
+            told = f"agent {agent.name} answers {mean:.0%} of its calibration questions word for word: few will ask it"
+            self._warn(f"{told}; set agents.calibration to questions of its own kind")
         return known
+
+    async def _measured(self, engine: Engine, items: list[calibration.Item], advance: Callable[[], None]) -> bytes:
+        for _ in range(MEASUREMENTS_MAX):
+            try:
+                return await calibration.measure(engine, items, self._space, advance)
+            except EngineUnavailableError:
+                await trio.sleep(MEASURE_AGAIN_S)
+        hint = "see the engine's log; `p2pagent up` measures again"
+        raise LocalError("the engine breaks off while its skill is measured", hint, Exit.MODEL)

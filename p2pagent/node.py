@@ -87,7 +87,7 @@ class LocalNode(Struct):
             frames_out=net.frames_out,
             gossip_in=net.gossip_in,
             gossip_out=net.gossip_out,
-            faults=self.driver.faults + net.guarded_exceptions,
+            faults=self.driver.faults + self.driver.events_dropped + net.guarded_exceptions,
             warnings=tuple(self.warnings),
         )
 
@@ -102,7 +102,7 @@ class LocalNode(Struct):
                 lease_left_ms=max(0, entry.expires_ms - now_ms),
                 agents=tuple(_agent_view(agent) for agent in entry.record.agents),
                 balance_microcredits=balances.get(peer, 0),
-                faults=self.peer.directory.faults(peer),
+                faults=round(self.peer.directory.faults(peer, now_ms)),
             )
             for peer, entry in self.peer.directory.entries()
         )

@@ -6,8 +6,8 @@ all receipts that wait for their turn in one transaction: a busy ledger pays for
 
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
@@ -15,52 +15,20 @@ from typing import Any, TypeVar, TypeVarTuple
 import trio
 from msgspec import Struct
 
-from p2pagent.errors import Exit, LocalError
+from p2pagent.database import faults, opened, schema_version
+from p2pagent.errors import LocalError
 from p2pagent.ledger import PEER_ACCOUNT, Role, SignedReceipt, entries, receipt_in, side
 from p2pagent.peer.wire import Receipt, SignedRecord
 from p2pagent.types import Microcredits, PeerId
 
 CACHE_ROWS_MAX = 256
 """More than one device's agents times the calibrations they are ever measured by; the oldest go first."""
-RECORDS_MAX = 4096
+RECORDS_MAX = 1024
 """As many as one gossip digest can name."""
 UNACKNOWLEDGED_MAX = 4096
 """The newest are the ones whose seller is most likely still there."""
 BATCH_MAX = 256
 """Receipts per transaction: what the last of them waits stays a matter of milliseconds."""
-
-_APPLICATION_ID = 0x70327061  # "p2pa", shown by file(1)
-_MIGRATIONS = (
-    f"""
-    PRAGMA application_id = {_APPLICATION_ID};
-    CREATE TABLE receipts (
-        id BLOB PRIMARY KEY NOT NULL,
-        body BLOB NOT NULL,
-        seller_signature BLOB NOT NULL,
-        buyer_signature BLOB NOT NULL,
-        role TEXT NOT NULL CHECK (role IN ('buyer', 'seller')),
-        other TEXT NOT NULL,
-        price_microcredits INTEGER NOT NULL CHECK (price_microcredits >= 0),
-        issued_ms INTEGER NOT NULL,
-        acknowledged INTEGER NOT NULL CHECK (acknowledged IN (0, 1))
-    ) STRICT;
-    CREATE INDEX receipts_unacknowledged ON receipts (acknowledged) WHERE acknowledged = 0;
-    CREATE INDEX receipts_by_other ON receipts (other, price_microcredits);
-    CREATE TABLE entries (
-        receipt_id BLOB NOT NULL REFERENCES receipts (id),
-        account TEXT NOT NULL,
-        amount_microcredits INTEGER NOT NULL
-    ) STRICT;
-    CREATE INDEX entries_by_account ON entries (account, amount_microcredits);
-    CREATE TABLE capabilities (
-        key TEXT PRIMARY KEY NOT NULL CHECK (length(key) <= 1024),
-        value BLOB NOT NULL CHECK (length(value) <= 65536)
-    ) STRICT;
-    CREATE TABLE records (body BLOB NOT NULL, signature BLOB NOT NULL) STRICT;
-    CREATE TABLE meta (key TEXT PRIMARY KEY NOT NULL, value ANY NOT NULL) STRICT;
-    """,
-)
-"""Each brings the schema one version on; `PRAGMA user_version` counts those that have run."""
 
 _SIGNED_RECEIPTS = "SELECT body, seller_signature, buyer_signature FROM receipts"
 _NEXT_INCARNATION = """
@@ -228,7 +196,7 @@ class Store:
         await self._alone(self._database.write, put, (_FORGET_OLDEST, [(CACHE_ROWS_MAX,)]))
 
     async def save_records(self, records: Sequence[SignedRecord]) -> None:
-        """Replace the snapshot of the directory by the first 4096 of `records`."""
+        """Replace the snapshot of the directory by the first 1024 of `records`."""
         put = ("INSERT INTO records VALUES (?, ?)", [(each.body, each.signature) for each in records[:RECORDS_MAX]])
         await self._alone(self._database.write, ("DELETE FROM records", [()]), put)
 
@@ -251,9 +219,9 @@ async def open_store(path: Path, me: PeerId) -> AsyncIterator[Store]:
     """
     thread = _Thread(path)
     with ExitStack() as stack:
-        database = await thread(stack.enter_context, _open_database(path, me))
+        connection = await thread(stack.enter_context, opened(path, me))
         try:
-            yield Store(thread, database, me)
+            yield Store(thread, Database(connection), me)
         finally:
             with trio.CancelScope(shield=True):
                 await thread(stack.close)
@@ -265,8 +233,8 @@ def read_receipts(path: Path) -> list[SignedReceipt]:
     Raises:
         LocalError: missing, damaged, of a newer version, or not a store.
     """
-    with _faults(path), closing(sqlite3.connect(path.resolve().as_uri() + "?mode=ro", uri=True)) as connection:
-        _schema_version(connection, path)
+    with faults(path), closing(sqlite3.connect(path.resolve().as_uri() + "?mode=ro", uri=True)) as connection:
+        schema_version(connection, path)
         return [SignedReceipt(*row) for row in Database(connection).read(f"{_SIGNED_RECEIPTS} ORDER BY rowid")]
 
 
@@ -278,78 +246,5 @@ class _Thread:
         self._limiter = trio.CapacityLimiter(1)
 
     async def __call__(self, call: Callable[[*_Args], _T], *args: *_Args) -> _T:
-        with _faults(self._path):
+        with faults(self._path):
             return await trio.to_thread.run_sync(call, *args, limiter=self._limiter)
-
-
-@contextmanager
-def _open_database(path: Path, me: PeerId) -> Iterator[Database]:
-    # The guard is a database of its own: SQLite's exclusive mode on the store itself would shut out audits too.
-    guard_path = path.with_name(path.name + ".lock")
-    with (
-        closing(sqlite3.connect(guard_path, timeout=0, check_same_thread=False)) as guard,
-        closing(sqlite3.connect(path, timeout=5, check_same_thread=False)) as connection,
-    ):
-        guard.execute("BEGIN EXCLUSIVE")
-        version = _schema_version(connection, path)
-        # 3 ms per thousand receipts, once: better than balances summed up from a damaged page.
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise LocalError(f"the ledger {path} {_DAMAGED[0]} ({verdict})", _DAMAGED[1], Exit.STORE)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
-            connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT")
-        with connection:
-            connection.execute("INSERT INTO meta VALUES ('owner', ?) ON CONFLICT (key) DO NOTHING", (me,))
-        (owner,) = connection.execute("SELECT value FROM meta WHERE key = 'owner'").fetchone()
-        if owner != me:
-            raise LocalError(
-                f"the ledger {path} belongs to {owner}, and this device is now {me}",
-                "restore the key that goes with it, or move the ledger away",
-                Exit.STORE,
-            )
-        yield Database(connection)
-
-
-def _schema_version(connection: sqlite3.Connection, path: Path) -> int:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application != _APPLICATION_ID and (application or version or tables):
-        raise LocalError(f"{path} is not a p2pagent ledger", "move that file away", Exit.STORE)
-    if version > len(_MIGRATIONS):
-        raise LocalError(
-            f"the ledger {path} has schema version {version}, this program knows {len(_MIGRATIONS)}",
-            "install the newer p2pagent that wrote it",
-            Exit.STORE,
-        )
-    return int(version)
-
-
-_DAMAGED = ("is damaged", "restore it from a backup, or move it away to start with an empty one")
-_UNREACHABLE = ("cannot be used", "check that its folder exists, is yours and can be written")
-_FAULTS = {
-    sqlite3.SQLITE_BUSY: ("is in use", "stop the other p2pagent daemon, or give this one a data folder of its own"),
-    sqlite3.SQLITE_FULL: ("has no room left on its disk", "free some space; all that was booked before is safe"),
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_CANTOPEN: _UNREACHABLE,
-    sqlite3.SQLITE_PERM: _UNREACHABLE,
-    sqlite3.SQLITE_READONLY: _UNREACHABLE,
-    sqlite3.SQLITE_IOERR: _UNREACHABLE,
-}
-"""By primary result code. Any other code is a bug of ours and stays what it is."""
-
-
-@contextmanager
-def _faults(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        fault = _FAULTS.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF)
-        if fault is None:
-            raise
-        cause, hint = fault
-        raise LocalError(f"the ledger {path} {cause} ({error})", hint, Exit.STORE) from error

@@ -8,7 +8,7 @@ from p2pagent.config import Preferences
 from p2pagent.peer.events import AgentsChanged, Ask, Policy
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import AgentAdvert, RateCard
-from p2pagent.routing.prototypes import Space, hashing_embedder
+from p2pagent.routing.prototypes import HashingEmbedder, Space
 from p2pagent.sim.engine import EngineModel
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import ChatMessage, PeerId, Sampling
@@ -26,7 +26,7 @@ START_MS = 1_800_000_000_000
 
 def make_space() -> Space:
     """One prototype per subject, in the order of SUBJECTS."""
-    embedder = hashing_embedder()
+    embedder = HashingEmbedder()
     return Space(embedder, np.concatenate([embedder.embed([f"{s} abc"]) for s in SUBJECTS]))
 
 

@@ -6,10 +6,11 @@ from random import Random
 import msgspec
 
 from p2pagent.config import Preferences
-from p2pagent.market.receipts import Rates, metered, price_cap
+from p2pagent.market.receipts import metered, price_cap
+from p2pagent.peer.credit import Account
+from p2pagent.peer.debts import Debt
 from p2pagent.peer.events import AgentsChanged, Effect, Received, Send
 from p2pagent.peer.peer import Peer
-from p2pagent.peer.seller import Account
 from p2pagent.peer.wire import (
     AgentAdvert,
     Award,
@@ -48,9 +49,10 @@ def make_peer(
     *adverts: AgentAdvert,
     preferences: Preferences | None = None,
     accounts: dict[PeerId, Account] | None = None,
+    debts: list[Debt] | None = None,
 ) -> Peer:
     """The peer of `ME`, hosting these agents."""
-    peer = Peer(ME, space, "test", preferences or Preferences(), Random(1), 1, accounts)
+    peer = Peer(ME, space, "test", preferences or Preferences(), Random(1), 1, accounts, debts)
     peer.handle(AgentsChanged(adverts, ("/ip4/127.0.0.1/tcp/4000",)), START_MS)
     return peer
 
@@ -91,7 +93,7 @@ def make_quote(keys: SimKeys, call: Call, buyer: PeerId = ME.peer, **changes: ob
         cached_tokens=0,
         rates=rates,
         slot_price_microcredits=0,
-        price_cap_microcredits=price_cap(Rates(*encodable(rates)), call.prompt_tokens, call.max_tokens, 0),
+        price_cap_microcredits=price_cap(rates, call.prompt_tokens, call.max_tokens, 0),
         expires_ms=5_000,
     )
     return SignedQuote(*sealed(msgspec.structs.replace(quote, **changes), keys))
@@ -110,16 +112,11 @@ def make_final(keys: SimKeys, call: Call, text: str, buyer: PeerId = ME.peer, **
         output_tokens=len(text),
         rates=rates,
         slot_price_microcredits=0,
-        price_microcredits=metered(Rates(*encodable(rates)), Usage(call.prompt_tokens, 0, len(text))),
+        price_microcredits=metered(rates, Usage(call.prompt_tokens, 0, len(text))),
         answer_sha256=sha256(text.encode()).digest(),
         issued_ms=START_MS,
     )
     return Final(call.conversation, "stop", *sealed(msgspec.structs.replace(receipt, **changes), keys))
-
-
-def encodable(rates: msgspec.Struct) -> tuple[int, int, int]:
-    """The three rates of a card."""
-    return msgspec.structs.astuple(rates)  # type: ignore[return-value]
 
 
 def receive(peer: Peer, sender: SimKeys, message: WireMessage, after_ms: int = 0) -> list[Effect]:

@@ -116,7 +116,7 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
         credits_text(candidate.worth_microcredits),
         credits_text(candidate.price_cap_microcredits),
         "-" if candidate.ttft_ms is None else f"{candidate.ttft_ms} ms",
-        candidate.outcome,
+        f"{candidate.outcome} ({candidate.reason})" if candidate.reason else candidate.outcome,
     )
 
 

@@ -7,6 +7,7 @@ import typer
 
 from p2pagent import config as settings
 from p2pagent import doctor as checks
+from p2pagent import experts
 from p2pagent.cli.app import (
     DelayOption,
     HomeOption,
@@ -54,6 +55,10 @@ def init(
     """
     folder = home_of(home)
     path = folder / CONFIG
+    if expert is not None:
+        experts.path(expert)
+    if engine == "openai" and not (url and model):
+        raise LocalError("an engine of kind openai needs --url and --model", "see the examples of --help", Exit.CONFIG)
     runs = _with(Engine(), kind=engine, model=model or expert, url=url)
     agent = _with(Agent(engine=runs), name=name or expert)
     config = settings.check(msgspec.to_builtins(Config(agents=(agent,))), "the options")

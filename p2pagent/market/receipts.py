@@ -1,16 +1,24 @@
 """What was promised, what was delivered, what is owed, and how far a debt may go. Integers only."""
 
-from typing import NamedTuple
+from typing import Protocol
 
 from p2pagent.types import Microcredits, Usage
 
 
-class Rates(NamedTuple):
-    """Microcredits per prompt token computed, prompt token found in the cache, and output token."""
+class Rates(Protocol):
+    """Microcredits per token of each kind."""
 
-    prompt: int
-    cached: int
-    output: int
+    @property
+    def prompt(self) -> int:
+        """Per prompt token that is computed."""
+
+    @property
+    def cached(self) -> int:
+        """Per prompt token found in the cache."""
+
+    @property
+    def output(self) -> int:
+        """Per token of the answer."""
 
 
 def metered(rates: Rates, usage: Usage) -> Microcredits:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import trio
-from libp2p.discovery.events.peerDiscovery import peerDiscovery
 from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 
 from p2pagent.errors import Exit, LocalError
@@ -60,6 +58,23 @@ def parse_bootstrap(texts: Sequence[str]) -> tuple[tuple[ID, Multiaddr, str], ..
             raise _bad_bootstrap(text)
         parsed.append((peer, address, text))
     return tuple(parsed)
+
+
+def check_listen(texts: Sequence[str]) -> None:
+    """Make sure that these are addresses to listen on.
+
+    Raises:
+        LocalError: with `Exit.CONFIG`, one of them is not.
+    """
+    for text in texts:
+        try:
+            peer, address = parse_address(text)
+            good = peer is None and not str(address).startswith("/dns")
+        except ValueError:
+            good = False
+        if not good:
+            hint = "write it as /ip4/0.0.0.0/tcp/4101, port 0 for any that is free"
+            raise LocalError(f"{text!r} is not an address to listen on", hint, Exit.CONFIG)
 
 
 def _bad_bootstrap(text: str) -> LocalError:
@@ -228,23 +243,3 @@ class Contacts:
 
 def _jittered(delay_s: float) -> float:
     return delay_s * random.uniform(0.5, 1.5)
-
-
-class Multicast:
-    """Passes on the peers that mDNS hears of; its registry is the whole process's and calls from its own thread."""
-
-    def __init__(self, host: Any, found: Any) -> None:
-        self._mdns = host.mDNS
-        self._found = found
-        self._token = trio.lowlevel.current_trio_token()
-
-    def __enter__(self) -> None:
-        peerDiscovery.register_peer_discovered_handler(self._heard)
-        self._mdns.start()
-
-    def __exit__(self, *_: object) -> None:
-        peerDiscovery.unregister_peer_discovered_handler(self._heard)
-        self._mdns.stop()
-
-    def _heard(self, info: PeerInfo) -> None:
-        self._token.run_sync_soon(self._found, info)

@@ -1,5 +1,6 @@
 """Who this peer is and the libp2p host that speaks for it: TCP, Noise, Yamux, and nothing else."""
 
+import errno
 import logging
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from p2pagent.errors import Exit, LocalError
+from p2pagent.keys import is_peer_id
 from p2pagent.net.events import NetConfig
 from p2pagent.net.guards import Guard, GuardedSwarm
 from p2pagent.net.muxer import LiveMuxer, LiveYamux
@@ -31,11 +33,6 @@ from p2pagent.types import PeerId
 PSK_BYTES = 32
 UPGRADE_LIMIT_S = 5.0
 NEGOTIATION_LIMIT_S = 5.0
-ED25519_PREFIX = bytes.fromhex("002408011220")
-"""Multihash `identity` over the protobuf of an ed25519 public key, whose 32 bytes follow."""
-
-ED25519_BYTES = len(ED25519_PREFIX) + 32
-
 _log = logging.getLogger(__name__)
 
 
@@ -50,9 +47,11 @@ class _ExclusiveListener(TCPListener):
         try:
             listeners = await trio.open_tcp_listeners(port, host=host)
         except OSError as error:
-            hint = "is p2pagent running already? Stop it, or choose another port to listen on"
             cause = f"cannot listen on {maddr}: {error.strerror or error}"
-            raise LocalError(cause, hint, Exit.PORT_TAKEN) from error
+            if error.errno == errno.EADDRINUSE:
+                hint = "is p2pagent running already? Stop it, or choose another port to listen on"
+                raise LocalError(cause, hint, Exit.PORT_TAKEN) from error
+            raise LocalError(cause, "listen on an address of this device, or on /ip4/0.0.0.0", Exit.CONFIG) from error
         self.listeners.extend(listeners)
         assert self._nursery is not None
         self._nursery.start_soon(trio.serve_listeners, self._accept, listeners)
@@ -106,7 +105,7 @@ def new_host(seed: bytes, config: NetConfig, guard: Guard) -> BasicHost:
         ),
         psk=config.psk.hex() if config.psk is not None else None,
     )
-    host = BasicHost(swarm, enable_mDNS=config.mdns)
+    host = BasicHost(swarm)
     swarm.set_stream_handler(guard.handler(host._swarm_stream_handler))
     return host
 
@@ -125,7 +124,6 @@ def peer_id_of(peer: PeerId) -> ID:
     Raises:
         ValueError: this is not the id of an ed25519 peer.
     """
-    found = ID.from_base58(peer)
-    if not (found.to_bytes().startswith(ED25519_PREFIX) and len(found.to_bytes()) == ED25519_BYTES):
+    if not is_peer_id(peer):
         raise ValueError(f"{peer!r} is not the id of an ed25519 peer")
-    return found
+    return ID.from_base58(peer)

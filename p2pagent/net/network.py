@@ -1,21 +1,27 @@
 """The one door to libp2p: a network that is run, told to send, and reports events."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
-from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
 from trio_typing import TaskStatus
 
 from p2pagent.errors import bare_local_errors
 from p2pagent.keys import Ed25519Keys
 from p2pagent.net.cells import Cells
-from p2pagent.net.discovery import AddressBook, Contacts, Dialler, Multicast, parse_address, parse_bootstrap
+from p2pagent.net.discovery import (
+    AddressBook,
+    Contacts,
+    Dialler,
+    check_listen,
+    parse_address,
+    parse_bootstrap,
+)
 from p2pagent.net.events import (
     NetConfig,
     NetEvent,
@@ -29,6 +35,7 @@ from p2pagent.net.events import (
 from p2pagent.net.gossip import Gossip, Validate
 from p2pagent.net.guards import Guard, GuardedSwarm, quiet_libp2p
 from p2pagent.net.host import bound_addresses, new_host, peer_id_of
+from p2pagent.net.multicast import Multicast
 from p2pagent.net.muxer import yamux_of
 from p2pagent.net.streams import Lanes
 from p2pagent.types import PeerId
@@ -61,6 +68,7 @@ class Network:
         self.peer = Ed25519Keys(seed).peer
         self._config = config
         self._owner = on_event
+        check_listen(config.listen)
         self._bootstrap = parse_bootstrap(config.bootstrap)
         self._tally = Tally()
         self._guard = Guard(self._tally)
@@ -197,9 +205,11 @@ class Network:
                 await self._swarm.listen(*map(Multiaddr, self._config.listen))
                 for peer, address, text in self._bootstrap:
                     tasks.start_soon(self._contacts.keep_bootstrap, peer, address, text)
-                with Multicast(self._host, self._heard) if self._config.mdns else nullcontext():
-                    task_status.started()
-                    await stop.wait()
+                if self._config.mdns:
+                    own = self._swarm.get_peer_id()
+                    tasks.start_soon(Multicast(own, self.addresses, self._heard, self._guard).run)
+                task_status.started()
+                await stop.wait()
                 self._tasks = None
                 await self._say_goodbye()
                 tasks.cancel_scope.cancel()
@@ -232,9 +242,10 @@ class Network:
         self._book.learn(peer, addresses)
         self._swarm.unblock_peer(peer)
 
-    def _heard(self, info: PeerInfo) -> None:
-        self.learn_addresses(PeerId(info.peer_id.to_base58()), tuple(map(str, info.addrs)))
-        self._start(self._dialler.connect, info.peer_id)
+    async def _heard(self, peer: ID, addresses: list[Multiaddr]) -> None:
+        self._learn(peer, addresses)
+        if len(self._up) < self._config.neighbours_max:
+            await self._dialler.connect(peer)
 
     def _emit(self, event: NetEvent) -> None:
         try:

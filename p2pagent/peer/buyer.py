@@ -17,7 +17,6 @@ from p2pagent.keys import Keys
 from p2pagent.peer import choice
 from p2pagent.peer.debts import Debts
 from p2pagent.peer.events import (
-    Answered,
     Ask,
     Blame,
     Effect,
@@ -30,7 +29,7 @@ from p2pagent.peer.events import (
     Timer,
     Unanswered,
 )
-from p2pagent.peer.query import Conversation, Query, explained, why
+from p2pagent.peer.query import Conversation, Query, answered, explained
 from p2pagent.peer.rounds import Scout, decide
 from p2pagent.peer.terms import check_final, check_quote
 from p2pagent.peer.wire import (
@@ -48,7 +47,7 @@ from p2pagent.peer.wire import (
     opened,
 )
 from p2pagent.routing.prototypes import Space
-from p2pagent.types import PeerId, Usage
+from p2pagent.types import PeerId
 
 QUOTES_MS = 2_000
 """Quotes that have not come by then are not waited for."""
@@ -57,8 +56,14 @@ FIND_MS = 1_500
 """What a DHT look-up may add to a question that nobody known answers well."""
 
 FIND_AGAIN_MS = 60_000
+GATHER_MS = 30
+"""How long a query that has its quotes waits for this owner's others, to be cleared together with them."""
+
 PROGRESS_MS = 10_000
 """An awarded agent that says nothing for this long, beyond what it predicted, has failed."""
+
+OWN_PROGRESS_MS = 120_000
+"""The own engine is given longer: it says by itself when it fails, and it may be loading a model."""
 
 PREDICTED_MS_MAX = 120_000
 """A prediction is believed up to here, lest a seller keeps a query for ever by promising its first token in a month."""
@@ -81,6 +86,7 @@ class Buyer:
         self._queries: dict[str, Query] = {}
         self._conversations: dict[bytes, Conversation] = {}
         self._found: dict[str, int] = {}
+        self._gathering = False
         self._debts = debts
 
     @property
@@ -134,14 +140,16 @@ class Buyer:
         """
         quote = opened(Quote, message.body, message.signature, seller, self._keys)
         conversation = self._mine(seller, quote.conversation)
-        if conversation is None or conversation.state != "called":
+        if conversation is None:
+            return [Send(seller, Release(quote.conversation))]  # too late: the slot that it holds is not needed
+        if conversation.state != "called":
             return []
         try:
             check_quote(quote, conversation.call, conversation.option.advert, self._keys.peer)
         except RemoteError as error:
-            self._drop(conversation, "failed")
+            self._drop(conversation, "failed", str(error))
             effects = self._settle_round(self._queries[conversation.query], now_ms)
-            return [Blame(seller, str(error)), *effects]
+            return [Blame(seller, str(error)), Send(seller, Release(quote.conversation)), *effects]
         conversation.state, conversation.quote = "quoted", quote
         conversation.expires_ms = now_ms + quote.expires_ms
         return self._settle_round(self._queries[conversation.query], now_ms)
@@ -151,7 +159,7 @@ class Buyer:
         conversation = self._mine(seller, refuse.conversation)
         if conversation is None or conversation.state != "called":
             return []
-        self._drop(conversation, "refused")
+        self._drop(conversation, "refused", refuse.reason)
         return self._settle_round(self._queries[conversation.query], now_ms)
 
     def on_chunk(self, seller: PeerId, chunk: Chunk, now_ms: int) -> list[Effect]:
@@ -160,11 +168,11 @@ class Buyer:
         if conversation is None or conversation.state != "awarded":
             return []
         query = self._queries[conversation.query]
-        if chunk.index != len(query.pieces):
-            return [
-                Blame(seller, "chunk out of order"),
-                *self._fail(conversation, "sent its answer out of order", now_ms),
-            ]
+        if chunk.index > len(query.pieces):  # one was lost on the way, which is nobody's fault
+            return self._fail(conversation, "lost a piece of its answer", now_ms)
+        if chunk.index < len(query.pieces):
+            again = self._fail(conversation, "sent its answer out of order", now_ms)
+            return [Blame(seller, "chunk out of order"), *again]
         query.answer_bytes += len(chunk.text.encode())
         limit = query.ask.sampling.max_tokens
         if len(query.pieces) >= limit or query.answer_bytes > ANSWER_BYTES_PER_TOKEN_MAX * limit:
@@ -194,26 +202,10 @@ class Buyer:
         delegated = seller != self._keys.peer
         ident = b""
         if delegated:
-            ident, book = self._debts.countersign(seller, final)
+            ident, book = self._debts.countersign(seller, final, receipt.price_microcredits)
             effects.append(book)
-        option = conversation.option
-        answered = Answered(
-            text=text,
-            agent=option.agent,
-            model=option.advert.model,
-            delegated=delegated,
-            usage=Usage(receipt.prompt_tokens, receipt.cached_tokens, receipt.output_tokens),
-            price_microcredits=receipt.price_microcredits if delegated else 0,
-            slot_price_microcredits=receipt.slot_price_microcredits,
-            receipt_id=ident.hex(),
-            finish_reason=final.finish_reason,
-            ttft_ms=(query.first_ms or now_ms) - query.asked_ms,
-            total_ms=now_ms - query.asked_ms,
-            restarts=query.restarts,
-            candidates=explained(query),
-            why=why(query, conversation, self._keys.peer),
-        )
-        return [*effects, Tell(query.ask.query, answered)]
+        answer = answered(query, conversation, receipt, final, ident, self._keys.peer, now_ms)
+        return [*effects, Tell(query.ask.query, answer)]
 
     def on_fail(self, seller: PeerId, fail: Fail, now_ms: int) -> list[Effect]:
         """The seller broke off."""
@@ -239,8 +231,12 @@ class Buyer:
         if query.state != "calling":
             return []
         for late in [c for c in query.conversations if c.state == "called"]:
-            self._drop(late, "failed")
+            self._drop(late, "failed", "no quote in time")
         return self._settle_round(query, now_ms)
+
+    def on_clear_timer(self, now_ms: int) -> list[Effect]:
+        """Queries that have their quotes have waited for others long enough."""
+        return self._clear(now_ms)
 
     def on_progress_timer(self, ident: bytes, pieces_then: int, now_ms: int) -> list[Effect]:
         """An awarded agent is looked after: it must have sent more than `pieces_then` pieces."""
@@ -249,7 +245,7 @@ class Buyer:
             return []
         pieces = len(self._queries[conversation.query].pieces)
         if pieces > pieces_then:
-            return [SetTimer(now_ms + PROGRESS_MS, Timer("progress", ident, pieces))]
+            return [SetTimer(now_ms + self._patience_ms(conversation), Timer("progress", ident, pieces))]
         return self._fail(conversation, "fell silent", now_ms)
 
     # --- inside -----------------------------------------------------------------------------------------------------
@@ -263,7 +259,8 @@ class Buyer:
         return [c for c in query.conversations if c.ident in self._conversations]
 
     def _call(self, query: Query, now_ms: int) -> list[Effect]:
-        """Start a round: ask the most promising for quotes."""
+        """Start a round: ask the most promising for quotes, but nobody again who has refused or failed."""
+        query.failed.update(c.option.agent for c in query.conversations if c.state in ("refused", "failed"))
         query.round += 1
         query.state = "calling"
         query.ranked = self._scout.rank(query, now_ms)
@@ -294,16 +291,27 @@ class Buyer:
         if query.state != "calling" or any(c.state == "called" for c in live):
             return []
         if not any(c.state == "quoted" for c in live):
-            query.failed.update(c.option.agent for c in query.conversations if c.state in ("refused", "failed"))
             return self._call(query, now_ms)
         query.state = "clearing"
-        return self._clear(now_ms)
+        return self._gather(now_ms)
+
+    def _gather(self, now_ms: int) -> list[Effect]:
+        """Clear at once, unless quotes for others of this owner's queries are on their way: wait a bit for those."""
+        if not any(query.state == "calling" for query in self._queries.values()):
+            return self._clear(now_ms)
+        if self._gathering:
+            return []
+        self._gathering = True
+        return [SetTimer(now_ms + GATHER_MS, Timer("clear"))]
 
     def _clear(self, now_ms: int) -> list[Effect]:
         """Award all queries that have their quotes."""
         effects: list[Effect] = []
+        self._gathering = False
         ready = [q for q in self._queries.values() if q.state == "clearing"]
-        for decision in decide(ready, self._keys.peer):
+        for query in [q for q in ready if not q.quoted()]:  # all who had quoted went away meanwhile
+            effects += self._call(query, now_ms)
+        for decision in decide([q for q in ready if q.quoted()], self._keys.peer):
             query, winner = decision.query, decision.winner
             if winner is None:
                 effects += self._unanswered(query, "no agent is worth its price to you")
@@ -321,17 +329,20 @@ class Buyer:
         turns = tuple(Turn(t.role, t.content) for t in query.ask.turns)
         sampling = query.ask.sampling
         award = Award(conversation.ident, turns, sampling.temperature_milli, sampling.seed)
-        patience_ms = PROGRESS_MS + 2 * min(conversation.quote.ttft_ms, PREDICTED_MS_MAX)
+        patience_ms = self._patience_ms(conversation) + 2 * min(conversation.quote.ttft_ms, PREDICTED_MS_MAX)
         return [
             Send(conversation.option.agent.peer, award),
             SetTimer(now_ms + patience_ms, Timer("progress", conversation.ident, 0)),
         ]
 
+    def _patience_ms(self, conversation: Conversation) -> int:
+        return PROGRESS_MS if conversation.option.agent.peer != self._keys.peer else OWN_PROGRESS_MS
+
     def _fail(self, conversation: Conversation, reason: str, now_ms: int) -> list[Effect]:
         """An agent is out; if it was the one awarded, the next one takes over."""
         query = self._queries[conversation.query]
         awarded = conversation.state == "awarded"
-        self._drop(conversation, "failed")
+        self._drop(conversation, "failed", reason)
         query.failed.add(conversation.option.agent)
         stop: list[Effect] = [Send(conversation.option.agent.peer, Release(conversation.ident))] if awarded else []
         if query.runner_up is conversation:
@@ -368,6 +379,6 @@ class Buyer:
         conversation.state = "released" if conversation.state == "quoted" else conversation.state
         return [Send(conversation.option.agent.peer, Release(conversation.ident))]
 
-    def _drop(self, conversation: Conversation, state: Literal["refused", "failed"]) -> None:
+    def _drop(self, conversation: Conversation, state: Literal["refused", "failed"], reason: str) -> None:
         self._conversations.pop(conversation.ident, None)
-        conversation.state = state
+        conversation.state, conversation.reason = state, reason

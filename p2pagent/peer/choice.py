@@ -6,16 +6,25 @@ The local agent is a candidate like any other, so its own worth is the opt-out: 
 expected to gain more than the local agent does.
 """
 
+from typing import Any, Protocol, TypeVar
+
 import numpy as np
 from msgspec import Struct
 
 from p2pagent.market.clearing import WEIGHT_MAX, assign
-from p2pagent.market.receipts import Rates, metered
+from p2pagent.market.receipts import metered
 from p2pagent.peer.events import Ask
 from p2pagent.peer.wire import AgentAdvert, Quote
 from p2pagent.routing.prototypes import Relevance
 from p2pagent.routing.scoring import Score, score
 from p2pagent.types import AgentRef, Microcredits, PeerId, Usage
+
+
+class _Ordered(Protocol):
+    def __lt__(self, other: Any, /) -> bool: ...
+
+
+_P = TypeVar("_P", bound=_Ordered)
 
 CALLS = 3
 """Strangers called for a quote per round; their quotes come in one round trip and the losers' holds end at once."""
@@ -57,8 +66,7 @@ def options(
 
 def expected_cost(advert: AgentAdvert, ask: Ask) -> Microcredits:
     """What an answer of usual length will cost at the agent's rate card, nothing cached."""
-    rates = Rates(advert.rates.prompt, advert.rates.cached, advert.rates.output)
-    return metered(rates, Usage(ask.prompt_tokens, 0, min(ask.sampling.max_tokens, OUTPUT_TOKENS_EXPECTED)))
+    return metered(advert.rates, Usage(ask.prompt_tokens, 0, min(ask.sampling.max_tokens, OUTPUT_TOKENS_EXPECTED)))
 
 
 def to_call(ranked: list[Option], me: PeerId) -> list[Option]:
@@ -71,21 +79,26 @@ def to_call(ranked: list[Option], me: PeerId) -> list[Option]:
 
 def worth_at(option: Option, quote: Quote, ask: Ask) -> Microcredits:
     """The worth of an agent now that it has said how long it will take."""
+    return option.worth_microcredits - delay_cost(quote, ask)
+
+
+def delay_cost(quote: Quote, ask: Ask) -> Microcredits:
+    """What it costs the user to wait for one answer as long as `quote` says."""
     output = min(ask.sampling.max_tokens, OUTPUT_TOKENS_EXPECTED)
     wait_ms = quote.ttft_ms + quote.tpot_us * output // 1000
-    return option.worth_microcredits - ask.policy.delay_microcredits_per_s * wait_ms // 1000
+    return ask.policy.delay_microcredits_per_s * wait_ms // 1000
 
 
-def clear(worths: list[dict[AgentRef, Microcredits]], free: dict[AgentRef, int]) -> list[AgentRef | None]:
-    """The owner's waiting queries cleared together: per query the agent that serves it, None where nothing gains.
+def clear(worths: list[dict[_P, Microcredits]], free: dict[_P, int]) -> list[_P | None]:
+    """The owner's waiting queries cleared together: per query the place that serves it, None where nothing gains.
 
     Args:
-        worths: per query, the worth of each agent that quoted for it.
-        free: slots that each agent has quoted free.
+        worths: per query, the worth of each place that was quoted for it.
+        free: how many queries each place can take.
     """
-    agents = sorted(free)
-    limit = WEIGHT_MAX - 1  # a thousand million credits either way; an agent that did not quote loses as much
-    bounded = [[max(-limit, min(limit, worth.get(agent, -limit))) for agent in agents] for worth in worths]
+    places = sorted(free)
+    limit = WEIGHT_MAX - 1  # a thousand million credits either way; a place that was not quoted loses as much
+    bounded = [[max(-limit, min(limit, worth.get(place, -limit))) for place in places] for worth in worths]
     weights = np.array(bounded, dtype=np.int64)
-    chosen = assign(weights.reshape(len(worths), len(agents)), [free[a] for a in agents])
-    return [None if column is None else agents[column] for column in chosen]
+    chosen = assign(weights.reshape(len(worths), len(places)), [free[place] for place in places])
+    return [None if column is None else places[column] for column in chosen]

@@ -24,7 +24,10 @@ LEASE_MS_MAX = 600_000
 
 DELTA_RECORDS_MAX = 64
 FAULTS_MAX = 16
-"""Breaches of the protocol after which a peer is shunned until this daemon restarts: an honest one has none."""
+"""Breaches of the protocol at which a peer is shunned: an honest one has hardly any."""
+
+FAULT_MS = 60_000
+"""One breach is forgotten in this time."""
 
 
 class Entry(Struct):
@@ -48,7 +51,7 @@ class Directory:
         self._network = network
         self._entries: dict[PeerId, Entry] = {}
         self._left: dict[PeerId, tuple[int, int]] = {}
-        self._faults: dict[PeerId, int] = {}
+        self._faults: dict[PeerId, tuple[float, int]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -86,20 +89,23 @@ class Directory:
         if peer in self._entries:
             self._entries[peer].silent = True
 
-    def blame(self, peer: PeerId) -> bool:
-        """Count a fault of `peer`; whether this one makes it a peer to be shunned from now on."""
-        self._faults[peer] = self._faults.pop(peer, 0) + 1
+    def blame(self, peer: PeerId, now_ms: int) -> bool:
+        """Count a fault of `peer`; whether this one makes it a peer to be shunned."""
+        before = self.faults(peer, now_ms)
+        self._faults.pop(peer, None)
+        self._faults[peer] = (min(before + 1, 2 * FAULTS_MAX), now_ms)
         if len(self._faults) > PEERS_MAX:
             del self._faults[next(iter(self._faults))]
-        return self._faults[peer] == FAULTS_MAX
+        return before <= FAULTS_MAX - 1 < before + 1
 
-    def faults(self, peer: PeerId) -> int:
-        """Times that `peer` broke the protocol."""
-        return self._faults.get(peer, 0)
+    def faults(self, peer: PeerId, now_ms: int) -> float:
+        """Times that `peer` broke the protocol, less those that time has made good."""
+        count, then_ms = self._faults.get(peer, (0.0, now_ms))
+        return max(0.0, count - (now_ms - then_ms) / FAULT_MS)
 
-    def shuns(self, peer: PeerId) -> bool:
-        """Whether nothing is taken from `peer`, and nothing asked of it, any more."""
-        return self.faults(peer) >= FAULTS_MAX
+    def shuns(self, peer: PeerId, now_ms: int) -> bool:
+        """Whether nothing is taken from `peer`, and nothing asked of it, for now."""
+        return self.faults(peer, now_ms) > FAULTS_MAX - 1
 
     def sweep(self, now_ms: int) -> None:
         """Drop records whose lease has ended."""
@@ -118,7 +124,7 @@ class Directory:
     def reachable(self, now_ms: int) -> Iterator[tuple[PeerId, Entry]]:
         """Entries whose peers may be called: not silent, not shunned, lease running."""
         candidates = ((p, e) for p, e in self._entries.items() if not e.silent and e.expires_ms > now_ms)
-        return ((p, e) for p, e in candidates if not self.shuns(p))
+        return ((p, e) for p, e in candidates if not self.shuns(p, now_ms))
 
     def digest(self, own: Record | None, *, pull: bool) -> Digest:
         """What we know by version, our own record included."""

@@ -43,7 +43,7 @@ class CancelAsk(Struct, frozen=True):
 
 
 class Received(Struct, frozen=True):
-    """A well-formed message from `peer`, by stream or by gossip (then `peer` is who passed it on)."""
+    """A well-formed message from `peer`, by stream or by gossip (then `peer` is its author, whoever passed it on)."""
 
     peer: PeerId
     message: WireMessage
@@ -152,7 +152,7 @@ Event = (
 class Timer(Struct, frozen=True):
     """What a timer is about. One that no longer matters when it fires is ignored, so none is ever cancelled."""
 
-    kind: Literal["quotes", "progress", "hold", "record", "exchange"]
+    kind: Literal["quotes", "clear", "progress", "hold", "record", "exchange"]
     ident: bytes = b""
     mark: int = 0
 
@@ -269,6 +269,7 @@ class Candidate(Struct, frozen=True):
     price_cap_microcredits: Microcredits | None = None
     ttft_ms: int | None = None
     free_slots: int | None = None
+    reason: str = ""
 
 
 class Text(Struct, frozen=True, tag="text"):

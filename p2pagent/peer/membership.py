@@ -2,10 +2,11 @@
 
 from random import Random
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
+from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.directory import DELTA_RECORDS_MAX, PEERS_MAX, Directory
 from p2pagent.peer.events import Effect, Learn, Provide, Publish, Send, SetTimer, Timer
 from p2pagent.peer.wire import (
@@ -30,6 +31,10 @@ LEASE_MS = 3 * RECORD_MS
 
 EXCHANGE_MS = 10_000
 """How often one neighbour, drawn at random, is asked what it knows that we do not."""
+
+EXCHANGE_BURST = 6
+EXCHANGE_REFILL_MS = 2_000
+"""Digests answered to one neighbour at once, and how soon one more: a small question can have a large answer."""
 
 STRONG = 128
 """A capability (of 255) from which on a prototype's cell lists the agent in the DHT."""
@@ -61,6 +66,7 @@ class Membership:
         self._own: tuple[Record, SignedRecord] | None = None
         self.neighbours: set[PeerId] = set()
         self.directory = Directory(keys.peer, network)
+        self._exchanges = Allowance(EXCHANGE_BURST, EXCHANGE_REFILL_MS)
 
     def on_agents(self, agents: tuple[AgentAdvert, ...], addresses: tuple[str, ...], now_ms: int) -> list[Effect]:
         """Tell the network what this device hosts, the neighbours without the ways of gossip; and keep telling it."""
@@ -109,8 +115,10 @@ class Membership:
         if peer not in self.neighbours:
             self.directory.down(peer)
 
-    def on_digest(self, peer: PeerId, digest: Digest) -> list[Effect]:
-        """Send what `peer` lacks; ask back if it knows more and this was not itself an answer."""
+    def on_digest(self, peer: PeerId, digest: Digest, now_ms: int) -> list[Effect]:
+        """Send what `peer` lacks, not too often; ask back if it knows more and this was not itself an answer."""
+        if not self._exchanges.take(peer, now_ms):
+            return []
         lacking = self.directory.newer_than(digest)
         if self._own is not None and self._own[0].version > _version_in(digest, self._keys.peer):
             lacking = (self._own[1], *lacking)[:DELTA_RECORDS_MAX]
@@ -120,7 +128,7 @@ class Membership:
         return effects
 
     def on_records(self, records: tuple[SignedRecord, ...], now_ms: int) -> list[Effect]:
-        """Check and keep records; dial whoever is new.
+        """Check and keep records; dial whoever is new, silent, or elsewhere than before.
 
         Raises:
             RemoteError: one is malformed or badly signed; none is kept then.
@@ -128,8 +136,11 @@ class Membership:
         effects: list[Effect] = []
         checked = [opened(Record, signed.body, signed.signature, None, self._keys) for signed in records]
         for record, signed in zip(checked, records, strict=True):
-            if self.directory.learn(record, signed, now_ms) and record.lease_ms:
-                effects.append(Learn(PeerId(record.peer), record.addresses))
+            peer = PeerId(record.peer)
+            known = self.directory.get(peer)
+            met = known is not None and not known.silent and known.record.addresses == record.addresses
+            if self.directory.learn(record, signed, now_ms) and record.lease_ms and not met:
+                effects.append(Learn(peer, record.addresses))
         return effects
 
     def on_providers(self, peers: tuple[PeerId, ...]) -> list[Effect]:
@@ -178,7 +189,8 @@ class Sieve:
     def __init__(self, keys: Keys, network: str) -> None:
         self._keys = keys
         self._network = network
-        self._authors: dict[PeerId, _Allowance] = {}
+        self._newest: dict[PeerId, tuple[int, int]] = {}
+        self._allowance = Allowance(GOSSIP_BURST, GOSSIP_REFILL_MS)
 
     def passes(self, signed: SignedRecord, now_ms: int) -> bool:
         """Whether to deliver and pass on `signed`."""
@@ -186,27 +198,17 @@ class Sieve:
             record = opened(Record, signed.body, signed.signature, None, self._keys)
         except RemoteError:
             return False
-        return record.network == self._network and self._affords(record, now_ms)
-
-    def _affords(self, record: Record, now_ms: int) -> bool:
         author = PeerId(record.peer)
-        before = self._authors.pop(author, _Allowance((-1, -1), 0.0, now_ms))
-        spent = max(0.0, before.spent - (now_ms - before.at_ms) / GOSSIP_REFILL_MS)
         # Anybody can replay an author's old records; only the author can use up its allowance.
-        affordable = record.version > before.version and spent + 1 <= GOSSIP_BURST
-        version = record.version if affordable else before.version
-        self._authors[author] = _Allowance(version, spent + affordable, now_ms)
-        if len(self._authors) > PEERS_MAX:
-            del self._authors[next(iter(self._authors))]
-        return affordable
-
-
-class _Allowance(Struct, frozen=True):
-    """The newest record of one author that was passed on, and how many `spent` there were at `at_ms`."""
-
-    version: tuple[int, int]
-    spent: float
-    at_ms: int
+        if record.network != self._network or record.version <= self._newest.get(author, (-1, -1)):
+            return False
+        if not self._allowance.take(author, now_ms):
+            return False
+        self._newest.pop(author, None)
+        self._newest[author] = record.version
+        if len(self._newest) > PEERS_MAX:
+            del self._newest[next(iter(self._newest))]
+        return True
 
 
 def _version_in(digest: Digest, peer: PeerId) -> tuple[int, int]:

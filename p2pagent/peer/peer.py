@@ -13,6 +13,7 @@ from p2pagent.config import Preferences
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.peer.buyer import Buyer
+from p2pagent.peer.credit import Account, Credit
 from p2pagent.peer.debts import Debt, Debts
 from p2pagent.peer.events import (
     AgentsChanged,
@@ -39,7 +40,7 @@ from p2pagent.peer.events import (
 )
 from p2pagent.peer.membership import Membership
 from p2pagent.peer.rounds import Scout
-from p2pagent.peer.seller import Account, Seller
+from p2pagent.peer.seller import Seller
 from p2pagent.peer.wire import (
     Award,
     Call,
@@ -54,6 +55,7 @@ from p2pagent.peer.wire import (
     Settled,
     SignedQuote,
     SignedRecord,
+    WireMessage,
 )
 from p2pagent.routing.prototypes import Space
 from p2pagent.types import PeerId
@@ -74,10 +76,11 @@ class Peer:
         debts: list[Debt] | None = None,
     ) -> None:
         self._me = keys.peer
-        self._debts = Debts(keys, debts or [])
+        credit = Credit(preferences.newcomer_credit_microcredits, {} if accounts is None else accounts)
+        self._debts = Debts(keys, credit, debts or [])
         self.membership = Membership(keys, space, network, rng, incarnation)
         self.directory = self.membership.directory
-        self.seller = Seller(keys, space, preferences.newcomer_credit_microcredits, accounts or {})
+        self.seller = Seller(keys, space, credit)
         scout = Scout(keys.peer, space, preferences, self.directory, rng)
         self.buyer = Buyer(keys, space, scout, self._debts, rng)
 
@@ -87,17 +90,19 @@ class Peer:
         pending: deque[Event] = deque([event])
         while pending:
             for effect in self._one(pending.popleft(), now_ms):
+                if isinstance(effect, Blame) and effect.peer == self._me:
+                    continue  # an engine of ours gone wrong is no reason to stop asking it
                 if isinstance(effect, Send) and effect.peer == self._me:
                     pending.append(Received(self._me, effect.message))
                     continue
                 effects.append(effect)
-                if isinstance(effect, Blame) and self.directory.blame(effect.peer):
+                if isinstance(effect, Blame) and self.directory.blame(effect.peer, now_ms):
                     effects.append(Shun(effect.peer))
         return effects
 
     def _one(self, event: Event, now_ms: int) -> list[Effect]:
         match event:
-            case Received(peer) if self.directory.shuns(peer):
+            case Received(peer, message) if self._ignores(peer, message, now_ms):
                 return []
             case Received():
                 try:
@@ -117,7 +122,7 @@ class Peer:
             case GenerationFailed(job, reason):
                 return self.seller.on_failure(job, reason, now_ms)
             case Posted(ident, new):
-                return [*self._debts.on_posted(ident), *self.seller.on_posted(ident, new=new)]
+                return [*self._debts.on_posted(ident, new=new), *self.seller.on_posted(ident, new=new)]
             case PeerUp(peer):
                 return [*self.membership.on_up(peer), *self._debts.remind({peer})]
             case PeerDown(peer):
@@ -138,10 +143,16 @@ class Peer:
             case TimerFired(timer):
                 return self._timer(timer, now_ms)
 
+    def _ignores(self, peer: PeerId, message: WireMessage, now_ms: int) -> bool:
+        """Whether `message` is from a peer that is shunned. What was bought or sold before is settled all the same."""
+        return self.directory.shuns(peer, now_ms) and not isinstance(message, Settle | Settled)
+
     def _timer(self, timer: Timer, now_ms: int) -> list[Effect]:
         match timer.kind:
             case "quotes":
                 return self.buyer.on_quotes_timer(timer.ident.decode(), timer.mark, now_ms)
+            case "clear":
+                return self.buyer.on_clear_timer(now_ms)
             case "progress":
                 return self.buyer.on_progress_timer(timer.ident, timer.mark, now_ms)
             case "hold":
@@ -176,7 +187,7 @@ class Peer:
             case Settled() as settled:
                 return self._debts.on_settled(peer, settled)
             case Digest() as digest:
-                return self.membership.on_digest(peer, digest)
+                return self.membership.on_digest(peer, digest, now_ms)
             case SignedRecord() as record:
                 return [*self.membership.on_records((record,), now_ms), *self.buyer.on_news(now_ms)]
             case Delta(records):

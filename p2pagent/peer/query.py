@@ -5,10 +5,10 @@ from typing import Literal
 from msgspec import Struct, field
 
 from p2pagent.peer.choice import Option
-from p2pagent.peer.events import Ask, Candidate
-from p2pagent.peer.wire import Call, Quote
+from p2pagent.peer.events import Answered, Ask, Candidate
+from p2pagent.peer.wire import Call, Final, Quote, Receipt
 from p2pagent.routing.prototypes import Relevance
-from p2pagent.types import AgentRef, PeerId
+from p2pagent.types import AgentRef, PeerId, Usage
 
 
 class Conversation(Struct, eq=False):
@@ -18,6 +18,7 @@ class Conversation(Struct, eq=False):
     query: str
     option: Option
     state: Literal["called", "refused", "quoted", "released", "awarded", "failed"] = "called"
+    reason: str = ""
     quote: Quote | None = None
     expires_ms: int = 0
 
@@ -70,12 +71,36 @@ def explained(query: Query) -> tuple[Candidate, ...]:
                 expected_cost_microcredits=option.cost_microcredits,
                 worth_microcredits=option.worth_microcredits,
                 outcome=_outcome(conversation),
+                reason=conversation.reason if conversation else "",
                 price_cap_microcredits=quote.price_cap_microcredits if quote else None,
                 ttft_ms=quote.ttft_ms if quote else None,
                 free_slots=quote.free_slots if quote else None,
             )
         )
     return tuple(rows)
+
+
+def answered(
+    query: Query, winner: Conversation, receipt: Receipt, final: Final, receipt_id: bytes, me: PeerId, now_ms: int
+) -> Answered:
+    """What the user is told at the end. The own agent's answers have neither price nor receipt."""
+    option = winner.option
+    return Answered(
+        text="".join(query.pieces),
+        agent=option.agent,
+        model=option.advert.model,
+        delegated=option.agent.peer != me,
+        usage=Usage(receipt.prompt_tokens, receipt.cached_tokens, receipt.output_tokens),
+        price_microcredits=receipt.price_microcredits if option.agent.peer != me else 0,
+        slot_price_microcredits=receipt.slot_price_microcredits,
+        receipt_id=receipt_id.hex(),
+        finish_reason=final.finish_reason,
+        ttft_ms=(query.first_ms or now_ms) - query.asked_ms,
+        total_ms=now_ms - query.asked_ms,
+        restarts=query.restarts,
+        candidates=explained(query),
+        why=why(query, winner, me),
+    )
 
 
 def why(query: Query, winner: Conversation, me: PeerId) -> str:

@@ -5,6 +5,7 @@ from random import Random
 from msgspec import Struct
 
 from p2pagent.config import Preferences
+from p2pagent.market.receipts import price_cap
 from p2pagent.peer import choice
 from p2pagent.peer.choice import Option
 from p2pagent.peer.directory import Directory
@@ -25,7 +26,7 @@ class Scout(Struct):
     local: tuple[AgentAdvert, ...] = ()
 
     def rank(self, query: Query, now_ms: int) -> list[Option]:
-        """Everybody whom the query's privacy class admits, its prompt fits, and who has not failed it; best first."""
+        """Everybody whom the query admits by privacy class, price and length, and who has not failed it; best first."""
         adverts = [(self.me, advert) for advert in self.local]
         if query.ask.policy.privacy != "local":
             for peer, entry in self.directory.reachable(now_ms):
@@ -35,11 +36,17 @@ class Scout(Struct):
             (peer, advert)
             for peer, advert in sorted(adverts, key=lambda found: (found[0], found[1].name))
             if query.ask.prompt_tokens < advert.context_tokens
+            and (peer == self.me or self._affordable(query, advert))
             and len(advert.capability) == len(self.space.prototypes)
             and AgentRef(peer, advert.name) not in query.failed
         ]
         self.rng.shuffle(fitting)  # equals must not all meet at the peer that everybody lists first
         return choice.options(query.relevance, fitting, query.ask, self.preferences.caution, self.me)
+
+    def _affordable(self, query: Query, advert: AgentAdvert) -> bool:
+        """Whether the most that the agent's signed rate card allows it to charge is within the user's limit."""
+        most = price_cap(advert.rates, query.ask.prompt_tokens, query.ask.sampling.max_tokens, 0)
+        return most <= query.ask.policy.price_max_microcredits
 
     def _admits(self, query: Query, peer: PeerId) -> bool:
         return query.ask.policy.privacy == "any" or peer in self.preferences.trusted
@@ -53,32 +60,43 @@ class Decision(Struct, frozen=True):
     runner_up: Conversation | None
 
 
+class Place(Struct, frozen=True, order=True):
+    """A slot of an agent: one that is free now, or one to wait for behind an answer."""
+
+    agent: AgentRef
+    waits: bool
+
+
 def decide(ready: list[Query], me: PeerId) -> list[Decision]:
     """Clear one owner's queries that have their quotes, in one exact assignment.
 
-    A query that gains nowhere still goes to the local agent if that has quoted: it costs the user nothing.
+    An agent offers as many places as it has slots free, and beyond them places to wait at, each worth less by the delay
+    of one answer. A query that gains nowhere still goes to the local agent if that has quoted: it costs nothing.
     """
-    worths: list[dict[AgentRef, int]] = []
-    free: dict[AgentRef, int] = {}
+    worths: list[dict[Place, int]] = []
+    places: dict[Place, int] = {}
     for query in ready:
-        worth = {}
+        worth: dict[Place, int] = {}
         for conversation in query.quoted():
             quote, agent = conversation.quote, conversation.option.agent
             assert quote is not None
-            if agent.peer != me and quote.price_cap_microcredits > query.ask.policy.price_max_microcredits:
-                continue
-            worth[agent] = choice.worth_at(conversation.option, quote, query.ask)
-            free[agent] = max(free.get(agent, 0), quote.free_slots or len(ready))
+            at_once = choice.worth_at(conversation.option, quote, query.ask)
+            later = at_once - choice.delay_cost(quote, query.ask) if quote.free_slots else at_once
+            worth[Place(agent, waits=True)] = later
+            places[Place(agent, waits=True)] = len(ready)
+            if quote.free_slots:
+                now = Place(agent, waits=False)
+                worth[now] = at_once
+                places[now] = max(places.get(now, 0), quote.free_slots)
         worths.append(worth)
-    return [
-        _decision(query, worth, agent, me)
-        for query, worth, agent in zip(ready, worths, choice.clear(worths, free), strict=True)
-    ]
+    chosen = choice.clear(worths, places)
+    return [_decision(query, worth, place, me) for query, worth, place in zip(ready, worths, chosen, strict=True)]
 
 
-def _decision(query: Query, worth: dict[AgentRef, int], assigned: AgentRef | None, me: PeerId) -> Decision:
-    order = sorted(worth, key=lambda agent: (-worth[agent], agent))
-    winner = assigned or next((agent for agent in order if agent.peer == me), None)
-    second = next((agent for agent in order if agent != winner), None)
+def _decision(query: Query, worth: dict[Place, int], assigned: Place | None, me: PeerId) -> Decision:
     quoted = {c.option.agent: c for c in query.quoted()}
+    best = {agent: max(w for place, w in worth.items() if place.agent == agent) for agent in quoted}
+    order = sorted(quoted, key=lambda agent: (-best[agent], agent))
+    winner = assigned.agent if assigned else next((agent for agent in order if agent.peer == me), None)
+    second = next((agent for agent in order if agent != winner), None)
     return Decision(query, quoted[winner] if winner else None, quoted[second] if winner and second else None)

@@ -3,7 +3,7 @@
 A sale goes  called -> quoted -> running -> final, where `quoted` may hold a slot and `running` may first wait for one.
 
 Rule 1: slots in use plus slots held never exceed an agent's slots; a hold ends by award, release or expiry.
-Rule 2: a buyer whose open debt would pass its credit limit gets no quote.
+Rule 2: a buyer gets no quote beyond its credit limit, what earlier quotes promised it included.
 Rule 3: own questions start before waiting questions of others (priority 0 before 1).
 """
 
@@ -14,8 +14,9 @@ import msgspec
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
-from p2pagent.market.receipts import Rates, credit_limit, metered, price_cap
+from p2pagent.peer.credit import Credit
 from p2pagent.peer.events import Abort, Blame, Effect, Generate, GenerationEnded, Post, Send, SetTimer, Timer
+from p2pagent.peer.terms import make_quote, make_receipt
 from p2pagent.peer.wire import (
     AgentAdvert,
     Award,
@@ -35,25 +36,13 @@ from p2pagent.peer.wire import (
 )
 from p2pagent.routing.prototypes import Space, same_prompt
 from p2pagent.routing.service import ServiceTimes
-from p2pagent.types import ChatMessage, Microcredits, PeerId, Sampling, Usage
+from p2pagent.types import ChatMessage, PeerId, Sampling
 
-QUOTE_MS = 5_000
-"""A quote, and the slot it holds, lasts this long without an award."""
-
-HOLDS_PER_BUYER_MAX = 16
+SALES_PER_BUYER_MAX = 16
 SALES_MAX = 1024
 QUEUE_PER_SLOT_MAX = 4
-UNSETTLED_MAX = 4096
 PROMPT_BYTES_PER_TOKEN_MAX = 32
 """Tokenisers differ, and a buyer counts by its own; but a prompt of more bytes per token was called too short."""
-
-
-class Account(msgspec.Struct):
-    """What lies between us and one peer: what it owes us (booked), what it will owe, and the turnover so far."""
-
-    balance_microcredits: Microcredits = 0
-    open_microcredits: Microcredits = 0
-    settled_microcredits: Microcredits = 0
 
 
 class Sale(msgspec.Struct):
@@ -65,6 +54,7 @@ class Sale(msgspec.Struct):
     expires_ms: int
     state: Literal["held", "offered", "waiting", "running"]
     award: Award | None = None
+    job: bytes = b""
     started_ms: int = 0
     first_ms: int = 0
     pieces: list[str] = msgspec.field(default_factory=list)
@@ -78,29 +68,37 @@ class Stall(msgspec.Struct):
     busy: int = 0
     queue: list[bytes] = msgspec.field(default_factory=list)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no slot is free and no more may wait for one."""
+        return self.busy >= self.advert.slots and len(self.queue) >= QUEUE_PER_SLOT_MAX * self.advert.slots
+
+    @property
+    def holds_per_buyer(self) -> int:
+        """Slots that one stranger may keep from others by quotes that it has not taken up: holding costs it nothing."""
+        return max(1, self.advert.slots // 2)
+
 
 class SellerStatistics(msgspec.Struct, frozen=True):
-    """Open sales, slots held or at work, awards that wait for a slot, receipts without the buyer's signature."""
+    """Open sales, slots held or at work, awards that wait for a slot, answers without the buyer's signature."""
 
     sales: int
     slots_busy: int
     waiting: int
-    unsettled: int
+    unsigned: int
 
 
 class Seller:
     """All sales of this device. Methods take what happened and return what is to be done."""
 
-    def __init__(
-        self, keys: Keys, space: Space, newcomer_credit: Microcredits, accounts: dict[PeerId, Account]
-    ) -> None:
+    def __init__(self, keys: Keys, space: Space, credit: Credit) -> None:
         self._keys = keys
         self._space = space
-        self._newcomer_credit = newcomer_credit
-        self._accounts = accounts
+        self._credit = credit
         self._stalls: dict[str, Stall] = {}
         self._sales: dict[bytes, Sale] = {}
-        self._unsettled: dict[bytes, tuple[PeerId, Microcredits]] = {}
+        self._jobs: dict[bytes, bytes] = {}
+        self._jobs_started = 0
         self._booking: dict[bytes, Receipt] = {}
 
     def open_for(self, agents: tuple[AgentAdvert, ...], now_ms: int) -> list[Effect]:
@@ -110,7 +108,8 @@ class Seller:
         for conversation in [c for c, s in self._sales.items() if s.call.agent not in offered]:
             sale = self._sales.pop(conversation)
             if sale.state == "running":
-                effects.append(Abort(conversation))
+                del self._jobs[sale.job]
+                effects.append(Abort(sale.job))
             effects.append(Send(sale.buyer, Fail(conversation, "engine")))
         known = self._stalls
         self._stalls = {name: known.get(name) or Stall(agent, ServiceTimes()) for name, agent in offered.items()}
@@ -126,7 +125,7 @@ class Seller:
             sales=len(self._sales),
             slots_busy=sum(stall.busy for stall in stalls),
             waiting=sum(len(stall.queue) for stall in stalls),
-            unsettled=len(self._unsettled),
+            unsigned=self._credit.unsigned,
         )
 
     def on_call(self, buyer: PeerId, call: Call, now_ms: int) -> list[Effect]:
@@ -140,15 +139,20 @@ class Seller:
             return [Send(buyer, Refuse(call.conversation, "space"))]
         if call.prompt_tokens >= stall.advert.context_tokens:
             return [Send(buyer, Refuse(call.conversation, "length"))]
+        own = buyer == self._keys.peer
         free = max(0, stall.advert.slots - stall.busy)
-        crowded = sum(s.buyer == buyer for s in self._sales.values()) >= HOLDS_PER_BUYER_MAX
-        full = not free and len(stall.queue) >= QUEUE_PER_SLOT_MAX * stall.advert.slots
-        if len(self._sales) >= SALES_MAX or (buyer != self._keys.peer and (crowded or full)):
+        theirs = [sale for sale in self._sales.values() if sale.buyer == buyer]
+        if not own and (len(theirs) >= SALES_PER_BUYER_MAX or len(self._sales) >= SALES_MAX or stall.is_full):
             return [Send(buyer, Refuse(call.conversation, "busy"))]
-        quote = self._quote(buyer, call, stall, free)
-        if not self._trusts(buyer, quote.price_cap_microcredits):
+        if not own and sum(s.state == "held" and s.call.agent == call.agent for s in theirs) >= stall.holds_per_buyer:
+            free = 0
+        ahead = 0 if free else len(stall.queue) + 1
+        prediction = stall.times.predict_one(call.prompt_tokens, ahead, max(1, stall.advert.slots))
+        quote = make_quote(call, buyer, stall.advert.rates, prediction, free_slots=free, queued=len(stall.queue))
+        promised = quote.price_cap_microcredits + sum(sale.quote.price_cap_microcredits for sale in theirs)
+        if not own and not self._credit.allows(buyer, promised):
             return [Send(buyer, Refuse(call.conversation, "credit"))]
-        sale = Sale(call, buyer, quote, now_ms + QUOTE_MS, "held" if free else "offered")
+        sale = Sale(call, buyer, quote, now_ms + quote.expires_ms, "held" if free else "offered")
         stall.busy += bool(free)
         self._sales[call.conversation] = sale
         return [
@@ -161,15 +165,11 @@ class Seller:
         sale = self._sales.get(award.conversation)
         if sale is None or sale.buyer != buyer or sale.state not in ("held", "offered"):
             return [Send(buyer, Fail(award.conversation, "expired"))]
-        if sum(len(turn.content.encode()) for turn in award.turns) > PROMPT_BYTES_PER_TOKEN_MAX * (
-            sale.call.prompt_tokens + 1
-        ):
+        prompt_bytes = sum(len(turn.content.encode()) for turn in award.turns)
+        if prompt_bytes > PROMPT_BYTES_PER_TOKEN_MAX * (sale.call.prompt_tokens + 1):
+            void = Fail(award.conversation, "length")
             effects = self._forget(award.conversation, now_ms)
-            return [
-                Blame(buyer, "prompt far longer than called"),
-                Send(buyer, Fail(award.conversation, "length")),
-                *effects,
-            ]
+            return [Blame(buyer, "prompt far longer than called"), Send(buyer, void), *effects]
         if not same_prompt(self._space.embed(award.turns[-1].content), sale.call.embedding):
             void = Fail(award.conversation, "embedding")
             effects = self._forget(award.conversation, now_ms)
@@ -178,8 +178,10 @@ class Seller:
         if sale.state == "held":
             return [self._start(award.conversation, sale, now_ms)]
         stall = self._stalls[sale.call.agent]
-        sale.state = "waiting"
         own = buyer == self._keys.peer
+        if stall.is_full and not own:
+            return [Send(buyer, Fail(award.conversation, "busy")), *self._forget(award.conversation, now_ms)]
+        sale.state = "waiting"
         place = sum(self._sales[c].buyer == self._keys.peer for c in stall.queue) if own else len(stall.queue)
         stall.queue.insert(place, award.conversation)
         return self._next(stall, now_ms)
@@ -202,34 +204,39 @@ class Seller:
 
     def on_piece(self, job: bytes, text: str, now_ms: int) -> list[Effect]:
         """Pass on what the engine decoded."""
-        sale = self._sales.get(job)
-        if sale is None:
+        conversation = self._jobs.get(job)
+        if conversation is None:
             return []
+        sale = self._sales[conversation]
         if not sale.pieces:
             sale.first_ms = now_ms
         sale.pieces.append(text)
-        return [Send(sale.buyer, Chunk(job, len(sale.pieces) - 1, text))]
+        return [Send(sale.buyer, Chunk(conversation, len(sale.pieces) - 1, text))]
 
     def on_end(self, event: GenerationEnded, now_ms: int) -> list[Effect]:
         """Write the receipt for a finished answer and free its slot."""
-        sale = self._sales.get(event.job)
-        if sale is None:
+        conversation = self._jobs.get(event.job)
+        if conversation is None:
             return []
-        stall = self._stalls[sale.call.agent]
+        sale = self._sales[conversation]
         ttft_ms = (sale.first_ms or now_ms) - sale.started_ms
-        stall.times.learn_one(event.usage.prompt_tokens, event.usage.output_tokens, ttft_ms, now_ms - sale.started_ms)
-        receipt = self._receipt(sale, event.usage, now_ms)
+        times = self._stalls[sale.call.agent].times
+        times.learn_one(event.usage.prompt_tokens, event.usage.output_tokens, ttft_ms, now_ms - sale.started_ms)
+        answer = "".join(sale.pieces)
+        receipt = make_receipt(sale.call, sale.quote, self._keys.peer, event.usage, answer, now_ms)
         body, signature = sealed(receipt, self._keys)
-        final = Final(event.job, event.finish_reason, body, signature)
-        effects = self._forget(event.job, now_ms)
+        final = Final(conversation, event.finish_reason, body, signature)
+        effects = self._forget(conversation, now_ms)
         if sale.buyer != self._keys.peer:
-            self._owe(receipt_id(body), sale.buyer, receipt.price_microcredits)
+            self._credit.delivered(receipt_id(body), sale.buyer, receipt.price_microcredits)
         return [Send(sale.buyer, final), *effects]
 
     def on_failure(self, job: bytes, reason: Literal["engine", "length"], now_ms: int) -> list[Effect]:
         """The engine broke off: nothing is owed."""
-        sale = self._sales.get(job)
-        return [] if sale is None else [Send(sale.buyer, Fail(job, reason)), *self._forget(job, now_ms)]
+        conversation = self._jobs.get(job)
+        if conversation is None:
+            return []
+        return [Send(self._sales[conversation].buyer, Fail(conversation, reason)), *self._forget(conversation, now_ms)]
 
     def on_settle(self, buyer: PeerId, settle: Settle) -> list[Effect]:
         """Book a receipt that the buyer countersigned.
@@ -251,78 +258,22 @@ class Seller:
         if receipt is None:
             return []
         buyer = PeerId(receipt.buyer)
-        account = self._accounts.setdefault(buyer, Account())
-        if ident in self._unsettled:
-            account.open_microcredits -= self._unsettled.pop(ident)[1]
-        if new:
-            account.balance_microcredits += receipt.price_microcredits
-            account.settled_microcredits += receipt.price_microcredits
+        self._credit.sold(ident, buyer, receipt.price_microcredits, new=new)
         return [Send(buyer, Settled(ident))]
-
-    def _quote(self, buyer: PeerId, call: Call, stall: Stall, free: int) -> Quote:
-        rates = stall.advert.rates
-        ahead = 0 if free else len(stall.queue) + 1
-        prediction = stall.times.predict_one(call.prompt_tokens, ahead, max(1, stall.advert.slots))
-        cap = price_cap(Rates(rates.prompt, rates.cached, rates.output), call.prompt_tokens, call.max_tokens, 0)
-        return Quote(
-            conversation=call.conversation,
-            buyer=buyer,
-            agent=call.agent,
-            free_slots=free,
-            queued=len(stall.queue),
-            ttft_ms=prediction.ttft_ms,
-            tpot_us=prediction.tpot_us,
-            cached_tokens=0,
-            rates=rates,
-            slot_price_microcredits=0,
-            price_cap_microcredits=cap,
-            expires_ms=QUOTE_MS,
-        )
-
-    def _receipt(self, sale: Sale, usage: Usage, now_ms: int) -> Receipt:
-        """What is owed: metered tokens, of the prompt no more than was quoted for."""
-        prompt = min(usage.prompt_tokens, sale.call.prompt_tokens)
-        billed = Usage(prompt, min(usage.cached_tokens, prompt), min(usage.output_tokens, sale.call.max_tokens))
-        rates = sale.quote.rates
-        cost = metered(Rates(rates.prompt, rates.cached, rates.output), billed)
-        return Receipt(
-            conversation=sale.call.conversation,
-            buyer=sale.buyer,
-            seller=self._keys.peer,
-            agent=sale.call.agent,
-            prompt_tokens=billed.prompt_tokens,
-            cached_tokens=billed.cached_tokens,
-            output_tokens=billed.output_tokens,
-            rates=rates,
-            slot_price_microcredits=sale.quote.slot_price_microcredits,
-            price_microcredits=cost + sale.quote.slot_price_microcredits,
-            answer_sha256=sha256("".join(sale.pieces).encode()).digest(),
-            issued_ms=now_ms,
-        )
-
-    def _trusts(self, buyer: PeerId, more: Microcredits) -> bool:
-        if buyer == self._keys.peer:
-            return True
-        account = self._accounts.get(buyer, Account())
-        owed = account.balance_microcredits + account.open_microcredits + more
-        return owed <= credit_limit(self._newcomer_credit, account.settled_microcredits)
-
-    def _owe(self, ident: bytes, buyer: PeerId, price: Microcredits) -> None:
-        self._accounts.setdefault(buyer, Account()).open_microcredits += price
-        self._unsettled[ident] = (buyer, price)
-        if len(self._unsettled) > UNSETTLED_MAX:
-            # Its amount stays open: whoever lets receipts lie unsigned for so long has used up that credit.
-            del self._unsettled[next(iter(self._unsettled))]
 
     def _start(self, conversation: bytes, sale: Sale, now_ms: int) -> Effect:
         assert sale.award is not None
         sale.state = "running"
         sale.started_ms = now_ms
+        # Not the buyer's own id, which it could use again while events of the first job are still on their way.
+        self._jobs_started += 1
+        sale.job = self._jobs_started.to_bytes(8, "big")
+        self._jobs[sale.job] = conversation
         own = sale.buyer == self._keys.peer
         turns = tuple(ChatMessage(t.role, t.content) for t in sale.award.turns)
         sampling = Sampling(sale.call.max_tokens, sale.award.temperature_milli, sale.award.seed)
         salt = sha256(f"p2pagent/salt/1 {self._keys.peer} {sale.buyer}".encode()).hexdigest()
-        return Generate(conversation, sale.call.agent, turns, sampling, salt, 0 if own else 1)
+        return Generate(sale.job, sale.call.agent, turns, sampling, salt, 0 if own else 1)
 
     def _next(self, stall: Stall, now_ms: int) -> list[Effect]:
         """Start what waits while slots are free."""
@@ -335,13 +286,14 @@ class Seller:
 
     def _interrupt(self, conversation: bytes, now_ms: int) -> list[Effect]:
         """Forget a sale that was not finished, and stop its work."""
-        running = self._sales[conversation].state == "running"
-        stop: list[Effect] = [Abort(conversation)] if running else []
+        sale = self._sales[conversation]
+        stop: list[Effect] = [Abort(sale.job)] if sale.state == "running" else []
         return [*stop, *self._forget(conversation, now_ms)]
 
     def _forget(self, conversation: bytes, now_ms: int) -> list[Effect]:
         """Give back what a sale held, and start whoever waits for that."""
         sale = self._sales.pop(conversation)
+        self._jobs.pop(sale.job, None)
         stall = self._stalls[sale.call.agent]
         if sale.state in ("held", "running"):
             stall.busy -= 1

@@ -1,17 +1,61 @@
-"""What a buyer accepts: a quote that follows from the seller's signed record and the call, a receipt from the quote.
+"""The terms of a sale: a quote follows from the seller's signed record and the call, a receipt from the quote.
 
-Every check names what is wrong; the sender is to blame for it.
+The seller makes both, the buyer checks both. Every check names what is wrong; the sender is to blame for it.
 """
 
 from hashlib import sha256
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
-from p2pagent.market.receipts import Rates, metered, price_cap
-from p2pagent.peer.wire import AgentAdvert, Call, Final, Quote, Receipt, opened
+from p2pagent.market.receipts import metered, price_cap
+from p2pagent.peer.wire import AgentAdvert, Call, Final, Quote, RateCard, Receipt, opened
+from p2pagent.routing.service import Prediction
 from p2pagent.types import PeerId, Usage
 
+QUOTE_MS = 5_000
+"""A quote, and the slot it holds, lasts this long without an award."""
+
 QUOTE_MS_MAX = 60_000
+
+
+def make_quote(
+    call: Call, buyer: PeerId, rates: RateCard, prediction: Prediction, *, free_slots: int, queued: int
+) -> Quote:
+    """What the seller offers for `call`. There is no slot price without a sheet."""
+    return Quote(
+        conversation=call.conversation,
+        buyer=buyer,
+        agent=call.agent,
+        free_slots=free_slots,
+        queued=queued,
+        ttft_ms=prediction.ttft_ms,
+        tpot_us=prediction.tpot_us,
+        cached_tokens=0,
+        rates=rates,
+        slot_price_microcredits=0,
+        price_cap_microcredits=price_cap(rates, call.prompt_tokens, call.max_tokens, 0),
+        expires_ms=QUOTE_MS,
+    )
+
+
+def make_receipt(call: Call, quote: Quote, seller: PeerId, usage: Usage, answer: str, now_ms: int) -> Receipt:
+    """What is owed for `answer`: metered tokens, no more of them than were called for."""
+    prompt = min(usage.prompt_tokens, call.prompt_tokens)
+    billed = Usage(prompt, min(usage.cached_tokens, prompt), min(usage.output_tokens, call.max_tokens))
+    return Receipt(
+        conversation=call.conversation,
+        buyer=quote.buyer,
+        seller=seller,
+        agent=call.agent,
+        prompt_tokens=billed.prompt_tokens,
+        cached_tokens=billed.cached_tokens,
+        output_tokens=billed.output_tokens,
+        rates=quote.rates,
+        slot_price_microcredits=quote.slot_price_microcredits,
+        price_microcredits=metered(quote.rates, billed) + quote.slot_price_microcredits,
+        answer_sha256=sha256(answer.encode()).digest(),
+        issued_ms=now_ms,
+    )
 
 
 def check_quote(quote: Quote, call: Call, advert: AgentAdvert, me: PeerId) -> None:
@@ -20,12 +64,11 @@ def check_quote(quote: Quote, call: Call, advert: AgentAdvert, me: PeerId) -> No
     Raises:
         RemoteError: for somebody else, at other rates than signed into the record, or not priced by them.
     """
-    rates = Rates(quote.rates.prompt, quote.rates.cached, quote.rates.output)
     _require(quote.buyer == me, "quote is for another buyer")
     _require(quote.agent == call.agent, "quote is for another agent")
     _require(quote.rates == advert.rates, "quote departs from the signed rate card")
     _require(quote.slot_price_microcredits == 0, "slot price without a sheet")
-    cap = price_cap(rates, call.prompt_tokens, call.max_tokens, quote.slot_price_microcredits)
+    cap = price_cap(quote.rates, call.prompt_tokens, call.max_tokens, quote.slot_price_microcredits)
     _require(quote.price_cap_microcredits == cap, "price cap does not follow from the rate card")
     _require(quote.cached_tokens <= call.prompt_tokens, "more cached tokens than the prompt has")
     _require(quote.expires_ms <= QUOTE_MS_MAX, "quote lasts too long")
@@ -39,7 +82,6 @@ def check_final(final: Final, call: Call, quote: Quote, answer: str, seller: Pee
     """
     receipt = opened(Receipt, final.receipt, final.signature, seller, keys)
     usage = Usage(receipt.prompt_tokens, receipt.cached_tokens, receipt.output_tokens)
-    rates = Rates(receipt.rates.prompt, receipt.rates.cached, receipt.rates.output)
     _require(receipt.conversation == call.conversation, "receipt for another conversation")
     _require(receipt.buyer == keys.peer and receipt.seller == seller, "receipt between others")
     _require(receipt.agent == call.agent, "receipt for another agent")
@@ -47,7 +89,7 @@ def check_final(final: Final, call: Call, quote: Quote, answer: str, seller: Pee
     _require(receipt.slot_price_microcredits == quote.slot_price_microcredits, "receipt departs from the slot price")
     _require(usage.cached_tokens <= usage.prompt_tokens <= call.prompt_tokens, "receipt claims a longer prompt")
     _require(usage.output_tokens <= call.max_tokens, "receipt claims a longer answer")
-    owed = metered(rates, usage) + receipt.slot_price_microcredits
+    owed = metered(receipt.rates, usage) + receipt.slot_price_microcredits
     _require(receipt.price_microcredits == owed, "receipt's price does not follow from its tokens")
     _require(owed <= quote.price_cap_microcredits, "receipt exceeds the quoted cap")
     _require(receipt.answer_sha256 == sha256(answer.encode()).digest(), "receipt is for another answer")

@@ -6,7 +6,6 @@ centroids as prototypes instead of a trained gate). A space is named together wi
 different names never score each other.
 """
 
-from functools import lru_cache
 from hashlib import sha256
 from typing import Protocol
 
@@ -108,12 +107,6 @@ def quantised(vectors: Vector) -> NDArray[np.int8]:
     """Rows scaled so that their largest component is 127, rounded: the direction in one byte per dimension."""
     peak = np.abs(vectors).max(axis=1, keepdims=True)
     return np.rint(vectors * (127.0 / np.where(peak > 0, peak, 1))).astype(np.int8)
-
-
-@lru_cache(maxsize=1)
-def hashing_embedder() -> HashingEmbedder:
-    """The default embedder; its projection is made once per process."""
-    return HashingEmbedder()
 
 
 def _unit(vectors: Vector) -> Vector:

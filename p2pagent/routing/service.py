@@ -6,6 +6,9 @@ constant. The first answers replace the guesses quickly, because the weight of t
 
 from msgspec import Struct
 
+WAIT_MS_MAX = 120_000
+"""No more is ever predicted: what takes longer is as good as gone, and one odd measurement is to spoil no quote."""
+
 FORGET = 0.9
 """Weight of what was believed, once there is enough of it, against one new answer."""
 
@@ -34,8 +37,8 @@ class ServiceTimes:
         answer_us = self._prefill_us_per_token * prompt_tokens + self._decode_us_per_token * self._output_tokens
         wait_us = answer_us * ahead / slots
         return Prediction(
-            ttft_ms=int((wait_us + self._prefill_us_per_token * prompt_tokens) / 1000),
-            tpot_us=int(self._decode_us_per_token),
+            ttft_ms=min(WAIT_MS_MAX, int((wait_us + self._prefill_us_per_token * prompt_tokens) / 1000)),
+            tpot_us=min(WAIT_MS_MAX, int(self._decode_us_per_token)),
         )
 
 

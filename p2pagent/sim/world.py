@@ -171,6 +171,8 @@ class World:
                 self.told.append(Told(self.now_ms, name, query, update))
             case Shun(peer):
                 self._connected -= {(name, peer), (peer, name)}
+                self.at(self.now_ms, name, PeerDown(peer))
+                self.at(self.now_ms, peer, PeerDown(name))
             case Acknowledged():
                 pass
 

@@ -7,11 +7,12 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pagent.peer.buyer import PREDICTED_MS_MAX, PROGRESS_MS, QUOTES_MS, ROUNDS_MAX
+from p2pagent.peer.buyer import OWN_PROGRESS_MS, PREDICTED_MS_MAX, QUOTES_MS, ROUNDS_MAX
 from p2pagent.peer.events import (
     Abort,
     AgentsChanged,
     Answered,
+    Blame,
     CancelAsk,
     Effect,
     Event,
@@ -30,6 +31,7 @@ from p2pagent.peer.events import (
     Received,
     Send,
     SetTimer,
+    Shun,
     Tell,
     Timer,
     TimerFired,
@@ -68,7 +70,7 @@ KINDS = (
     *["release", "settle", "settled", "gossip", "user", "connection", "time"],
 )
 STEPS_MIN, STEPS_MAX = 30, 120
-PATIENCE = 2 * ROUNDS_MAX * (2 * PREDICTED_MS_MAX + PROGRESS_MS + QUOTES_MS) // 10_000 + 1
+PATIENCE = 2 * ROUNDS_MAX * (2 * PREDICTED_MS_MAX + OWN_PROGRESS_MS + QUOTES_MS) // 10_000 + 1
 """Steps of 10 s that the longest query can take if everybody stays silent."""
 
 
@@ -80,6 +82,7 @@ class Chaos:
         self.now_ms = START_MS
         self.timers: list[tuple[int, int, Timer]] = []
         self.jobs: list[bytes] = []
+        self.jobs_ever: set[bytes] = set()
         self.calls: list[tuple[SimKeys, Call]] = []
         self.quoted: list[tuple[SimKeys, Award]] = []
         self.posts: list[Post] = []
@@ -112,10 +115,15 @@ class Chaos:
             case SetTimer(at_ms, timer):
                 heappush(self.timers, (at_ms, len(self.timers) + self.rng.getrandbits(40), timer))
             case Generate(job):
-                assert job not in self.jobs
+                assert job not in self.jobs_ever
+                self.jobs_ever.add(job)
                 self.jobs.append(job)
             case Abort(job):
                 self.jobs.remove(job)
+            case Blame(peer):
+                assert peer != ME.peer
+            case Shun(peer):
+                self.handle(PeerDown(peer))
             case Post():
                 self.posts.append(effect)
             case Find():
@@ -137,7 +145,8 @@ class Chaos:
 
     def conversation(self) -> bytes:
         ours = [call.conversation for _, call in self.calls]
-        return self.rng.choice([*(ident(self.rng.randrange(64)) for _ in range(9)), *ours[-2:], *self.jobs[-2:]])
+        sales = [*self.peer.seller._sales]  # even the ids of own questions, which no stranger could guess
+        return self.rng.choice([*(ident(self.rng.randrange(64)) for _ in range(9)), *ours[-2:], *sales[-2:]])
 
     def call(self) -> list[Event]:
         subject = self.rng.randrange(3)
@@ -238,7 +247,8 @@ class Chaos:
 
     def engine(self) -> list[Event]:
         """Jobs go on or end; an engine may still speak of a job that was aborted."""
-        job = self.rng.choice([*self.jobs, ident(0)])
+        ended_before = sorted(self.jobs_ever.difference(self.jobs))
+        job = self.rng.choice([*self.jobs, *ended_before[-1:], ident(0)])
         event = self.rng.choice([Generated(job, "y"), Generated(job, ""), None, GenerationFailed(job, "engine")])
         ended = event is None or isinstance(event, GenerationFailed)
         if ended and job in self.jobs:

@@ -6,7 +6,7 @@ import pytest
 
 from p2pagent.peer.events import Answered, Ask, Leave, Restarted, Text, Unanswered
 from p2pagent.routing.prototypes import Space
-from p2pagent.sim.links import lossy, uniform
+from p2pagent.sim.links import clogged, lossy, partitioned, uniform
 from p2pagent.sim.world import Handled, World
 from tests.scenario import START_MS, SUBJECTS, Device, answer_of, make_ask
 
@@ -217,3 +217,29 @@ def test_a_lookup_that_finds_nobody_costs_no_more_than_its_time(space: Space) ->
     assert isinstance(first, Answered)
     assert isinstance(second, Answered)
     assert first.ttft_ms - second.ttft_ms == 200  # the look-up, once a minute and cell
+
+
+def test_a_question_during_a_partition_is_answered_on_this_side_of_it(space: Space) -> None:
+    net = Network(space, 4, skills=[0, 1, 1, 2])
+    island = frozenset({net.devices[0].name, net.devices[1].name})
+    start = net.world.now_ms
+    net.world._link = partitioned(net.world._link, island, start, start + 30_000)
+    net.ask(0, make_ask("q", 1))
+    net.run(60_000)
+    answered = net.outcome("q")
+    assert isinstance(answered, Answered)
+    assert answered.agent.peer == net.devices[1].name
+
+
+def test_a_clogged_network_delays_answers_and_loses_none(space: Space) -> None:
+    net = Network(space, 6)
+    start = net.world.now_ms
+    net.world._link = clogged(net.world._link, start, start + 1_000)
+    for subject in range(6):
+        net.ask((subject + 1) % 6, make_ask(f"q{subject}", subject))
+    net.run()
+    for subject in range(6):
+        answered = net.outcome(f"q{subject}")
+        assert isinstance(answered, Answered)
+        assert answered.agent.peer == net.devices[subject].name
+        assert answered.total_ms > 1_000

@@ -6,7 +6,8 @@ from hashlib import sha256
 import msgspec
 import pytest
 
-from p2pagent.peer.buyer import FIND_MS, PREDICTED_MS_MAX, PROGRESS_MS, QUOTES_MS
+from p2pagent.peer.buyer import FIND_MS, OWN_PROGRESS_MS, PREDICTED_MS_MAX, PROGRESS_MS, QUOTES_MS
+from p2pagent.peer.directory import FAULT_MS, FAULTS_MAX
 from p2pagent.peer.events import (
     Answered,
     Ask,
@@ -17,23 +18,56 @@ from p2pagent.peer.events import (
     Generate,
     Generated,
     GenerationEnded,
+    Misbehaved,
     PeerDown,
+    PeerUp,
     Post,
+    Posted,
     ProvidersFound,
     Restarted,
     Send,
     SetTimer,
+    Shun,
     Tell,
     Text,
     TimerFired,
     Unanswered,
 )
-from p2pagent.peer.wire import Award, Call, Chunk, Fail, Final, Refuse, Release, SignedQuote, WireMessage
+from p2pagent.peer.wire import (
+    SIGNED_DOMAINS,
+    Award,
+    Call,
+    Chunk,
+    Fail,
+    Final,
+    RateCard,
+    Receipt,
+    Refuse,
+    Release,
+    Settle,
+    Settled,
+    SignedQuote,
+    WireMessage,
+    receipt_id,
+)
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef, Usage
 from tests.scenario import START_MS, make_advert, make_ask
-from tests.strangers import ALICE, BOB, CAROL, ME, make_final, make_peer, make_quote, make_record, receive, sent
+from tests.strangers import (
+    ALICE,
+    BOB,
+    CAROL,
+    ME,
+    make_award,
+    make_call,
+    make_final,
+    make_peer,
+    make_quote,
+    make_record,
+    receive,
+    sent,
+)
 
 SUBJECT = 1
 EXPERTS = (ALICE, BOB, CAROL)
@@ -139,7 +173,7 @@ def test_quotes_that_are_late_are_not_waited_for(market: Market) -> None:
     market.fire("quotes", QUOTES_MS)
     assert market.awarded == [BOB]
     market.quote(ALICE)
-    assert market.effects == []
+    assert market.effects == [Send(ALICE.peer, Release(market.calls[ALICE].conversation))]
 
 
 def test_the_timer_of_a_round_that_is_over_does_nothing(market: Market) -> None:
@@ -184,7 +218,8 @@ def test_when_all_of_a_round_refuse_the_next_one_asks_others(space: Space) -> No
 def test_a_refusal_or_quote_in_anothers_name_counts_for_nothing(market: Market) -> None:
     market.ask()
     assert market.get(BOB, Refuse(market.calls[ALICE].conversation, "busy")) == []
-    assert market.get(BOB, make_quote(BOB, market.calls[ALICE])) == []
+    conversation = market.calls[ALICE].conversation
+    assert market.get(BOB, make_quote(BOB, market.calls[ALICE])) == [Send(BOB.peer, Release(conversation))]
     market.get(BOB, make_quote(ALICE, market.calls[ALICE]))
     assert market.blamed == [BOB.peer]
     market.quote(*EXPERTS)
@@ -212,13 +247,13 @@ def test_a_quote_that_does_not_follow_is_a_fault_and_no_candidate(market: Market
 
 def test_no_quote_may_cost_more_than_the_user_allows(market: Market) -> None:
     market.ask(price_max_microcredits=100)
-    market.quote(*EXPERTS)
-    assert market.awarded == []
+    market.handle(ProvidersFound("q", "cell", ()))
+    assert market.calls == {}
     assert local_job(market.effects)
 
 
 FAULTS: list[tuple[str, Callable[[Market], list[Effect]]]] = [
-    ("out of order", lambda m: m.get(ALICE, Chunk(m.calls[ALICE].conversation, 1, "x"))),
+    ("out of order", lambda m: [m.get(ALICE, Chunk(m.calls[ALICE].conversation, 0, "x")) for _ in range(2)][-1]),
     ("receipt at another price", lambda m: answer(m, ALICE, price_microcredits=1)),
     ("receipt for another answer", lambda m: answer(m, ALICE, answer_sha256=sha256(b"other").digest())),
     ("receipt for a longer prompt", lambda m: answer(m, ALICE, prompt_tokens=1_000)),
@@ -389,3 +424,155 @@ def test_quotes_are_read_by_who_signed_them(market: Market) -> None:
     assert market.blamed == [ALICE.peer]
     assert isinstance(quote, SignedQuote)
     assert market.get(ALICE, Final(quote.signature[:16], "stop", b"", bytes(64))) == []
+
+
+# --- what a review found --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_agents_too_dear_for_the_user_do_not_keep_a_cheap_one_from_being_called(space: Space, local: bool) -> None:
+    market = Market(space, (), local=local)
+    dear = msgspec.structs.replace(make_advert("agent", {SUBJECT: 0.95}), rates=RateCard(10, 1, 50))
+    for keys in EXPERTS:
+        market.get(keys, make_record(keys, space, dear))
+    dave = SimKeys(4)
+    market.get(dave, make_record(dave, space, make_advert("agent", {SUBJECT: 0.7})))
+    market.ask(price_max_microcredits=3_000)
+    called = {e.peer for e in market.effects if isinstance(e, Send) and isinstance(e.message, Call)}
+    assert called == {dave.peer}
+    market.handle(CancelAsk("q"))
+    market.ask(price_max_microcredits=4_000)
+    assert set(market.calls) == set(EXPERTS)
+
+
+def test_the_local_agent_is_never_too_dear(space: Space) -> None:
+    market = Market(space, ())
+    market.handle(make_ask("own", 0, price_max_microcredits=0))
+    assert local_job(market.effects)
+
+
+def silence(effects: list[Effect]) -> list[int]:
+    return [e.at_ms - START_MS for e in effects if isinstance(e, SetTimer) and e.timer.kind == "progress"]
+
+
+def test_the_own_agent_is_given_longer_than_a_stranger(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS, ttft_ms=50)
+    assert silence(market.effects) == [PROGRESS_MS + 2 * 50]
+    market.handle(make_ask("own", 0))
+    job = local_job(market.effects)
+    (own_ms,) = silence(market.effects)
+    assert own_ms >= OWN_PROGRESS_MS > PROGRESS_MS
+    market.handle(Generated(job, "x"), own_ms - 1)
+    assert silence(market.fire("progress", own_ms)) == [own_ms + OWN_PROGRESS_MS]
+    market.fire("progress", own_ms + OWN_PROGRESS_MS)
+    assert [u.reason for u in market.told if isinstance(u, Restarted)] == ["fell silent"]
+
+
+@pytest.mark.parametrize("pieces", [0, 2])
+def test_a_piece_lost_on_the_way_is_nobodys_fault(market: Market, pieces: int) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    conversation = market.calls[ALICE].conversation
+    for index in range(pieces):
+        market.get(ALICE, Chunk(conversation, index, "x"))
+    market.get(ALICE, Chunk(conversation, pieces + 1, "x"))
+    assert market.blamed == []
+    assert ALICE in market.released
+    assert market.peer.directory.faults(ALICE.peer, START_MS) == 0
+    restarts = [u.reason for u in market.told if isinstance(u, Restarted)]
+    assert restarts == ["lost a piece of its answer"] * bool(pieces)
+    if not market.awarded:
+        market.quote(BOB, CAROL)
+    assert market.awarded == [BOB]
+
+
+def test_a_piece_sent_twice_is_a_fault(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    for _ in range(2):
+        market.get(ALICE, Chunk(market.calls[ALICE].conversation, 0, "x"))
+    assert [e for e in market.effects if isinstance(e, Blame)] == [Blame(ALICE.peer, "chunk out of order")]
+    assert market.peer.directory.faults(ALICE.peer, START_MS) == 1
+
+
+def test_a_quote_that_comes_after_the_user_has_gone_is_let_go(market: Market) -> None:
+    market.ask()
+    market.handle(CancelAsk("q"))
+    market.quote(ALICE)
+    assert market.effects == [Send(ALICE.peer, Release(market.calls[ALICE].conversation))]
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+
+def misbehave(market: Market, keys: SimKeys, times: int, after_ms: int = 0, every_ms: int = 0) -> list[Effect]:
+    return [
+        effect
+        for number in range(times)
+        for effect in market.handle(Misbehaved(keys.peer, "noise"), after_ms + every_ms * number)
+    ]
+
+
+def test_a_fault_of_the_own_engine_is_not_held_against_ourselves(space: Space) -> None:
+    market = Market(space, ())
+    for number in range(FAULTS_MAX + 1):
+        market.handle(make_ask(f"q{number}", 0))
+        job = local_job(market.effects)
+        effects = [effect for _ in range(65) for effect in market.handle(Generated(job, "x"))]
+        assert not any(isinstance(e, Blame | Shun) for e in effects)
+        assert isinstance(market.told[-1], Unanswered)
+    assert market.peer.directory.faults(ME.peer, START_MS) == 0
+    assert misbehave(market, ME, 1) == []
+
+
+@pytest.mark.parametrize("every_ms", [0, 1, 100])
+def test_who_breaks_the_protocol_too_often_is_shunned_once(market: Market, every_ms: int) -> None:
+    effects = misbehave(market, ALICE, FAULTS_MAX - 1, every_ms=every_ms)
+    assert effects == [Blame(ALICE.peer, "noise")] * (FAULTS_MAX - 1)
+    last = misbehave(market, ALICE, 1, every_ms * (FAULTS_MAX - 1))
+    assert last == [Blame(ALICE.peer, "noise"), Shun(ALICE.peer)]
+    assert misbehave(market, ALICE, 3, every_ms * FAULTS_MAX) == [Blame(ALICE.peer, "noise")] * 3
+
+
+def test_a_fault_now_and_then_is_forgotten(market: Market) -> None:
+    effects = misbehave(market, ALICE, 4 * FAULTS_MAX, every_ms=FAULT_MS)
+    assert not any(isinstance(e, Shun) for e in effects)
+    assert market.peer.directory.faults(ALICE.peer, START_MS + 4 * FAULTS_MAX * FAULT_MS) == 0
+
+
+def test_whoever_is_shunned_is_neither_asked_nor_listened_to_until_time_has_passed(market: Market) -> None:
+    misbehave(market, ALICE, FAULTS_MAX)
+    call = make_call(market.space, 1)
+    assert market.get(ALICE, call) == []
+    assert market.get(ALICE, make_award(1)) == []
+    market.ask()
+    assert set(market.calls) == {BOB, CAROL}
+    market.handle(CancelAsk("q"))
+    later_ms = FAULT_MS + 1
+    (quote,) = sent(market.get(ALICE, call, later_ms), ALICE)
+    assert isinstance(quote, SignedQuote)
+    market.handle(make_ask("later", SUBJECT), later_ms)
+    assert set(market.calls) == set(EXPERTS)
+    assert Shun(ALICE.peer) in misbehave(market, ALICE, 1, later_ms)
+
+
+def test_what_was_dealt_with_a_shunned_peer_is_settled_all_the_same(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    effects = answer(market, ALICE)
+    (bought,) = [e.receipt_id for e in effects if isinstance(e, Post)]
+    market.get(ALICE, make_call(market.space, 1))
+    job = local_job(market.get(ALICE, make_award(1)))
+    (final,) = sent(market.handle(GenerationEnded(job, Usage(20, 0, 3), "stop")), ALICE)
+    assert isinstance(final, Final)
+    misbehave(market, ALICE, FAULTS_MAX)
+    (settle,) = sent(market.handle(Posted(bought, new=True)), ALICE)
+    assert isinstance(settle, Settle)
+    assert market.get(ALICE, Settled(bought)) != []
+    assert sent(market.handle(PeerUp(ALICE.peer)), ALICE).count(settle) == 0
+    signature = ALICE.sign(SIGNED_DOMAINS[Receipt], final.receipt)
+    (post,) = market.get(ALICE, Settle(final.receipt, final.signature, signature))
+    assert isinstance(post, Post)
+    sold = receipt_id(final.receipt)
+    assert sent(market.handle(Posted(sold, new=True)), ALICE) == [Settled(sold)]

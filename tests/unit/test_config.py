@@ -6,6 +6,7 @@ import pytest
 
 from p2pagent.config import Agent, Api, Config, Embedding, Engine, Network, Preferences, Rates, check, load, save
 from p2pagent.errors import Exit, LocalError
+from p2pagent.keys import Ed25519Keys
 
 FULL = Config(
     agents=(
@@ -13,7 +14,7 @@ FULL = Config(
         Agent("b", Engine(kind="vllm", model="m", args=("--max-model-len", "512")), calibration="c.json"),
     ),
     network=Network("fam\nily", ("/ip4/127.0.0.1/tcp/0",), ("/dns4/h/tcp/1",), "aB" * 32, mdns=True, neighbours_max=3),
-    preferences=Preferences(privacy="trusted", trusted=("12D3KooWx",), caution=-0.25),
+    preferences=Preferences(privacy="trusted", trusted=(Ed25519Keys(bytes(32)).peer,), caution=-0.25),
     embedding=Embedding("minilm"),
     api=Api(0),
 )
@@ -81,3 +82,17 @@ def test_file_that_is_no_text(tmp_path):
 def test_check_names_its_source():
     with pytest.raises(LocalError, match="the options"):
         check({"api": 1}, "the options")
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({"preferences": {"trusted": ["12D3KooWnobody"]}}, "no peer id"),
+        ({"agents": [{"name": "\u6f22" * 40}]}, "more than 64 bytes"),
+        ({"network": {"name": "\u00e9" * 40}}, "more than 64 bytes"),
+    ],
+)
+def test_what_would_silently_not_work_is_refused(raw: dict, told: str) -> None:
+    with pytest.raises(LocalError, match=told) as caught:
+        check(raw, "here")
+    assert caught.value.exit_code == Exit.CONFIG

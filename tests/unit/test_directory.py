@@ -1,4 +1,4 @@
-"""The directory's three rules, and the exchange between two of them."""
+"""The directory's rules, and the exchange between two of them."""
 
 from random import Random
 
@@ -8,14 +8,22 @@ import pytest
 from p2pagent.errors import RemoteError
 from p2pagent.peer.directory import CLOCK_SKEW_MS, DELTA_RECORDS_MAX, LEASE_MS_MAX, PEERS_MAX, Directory
 from p2pagent.peer.events import Learn, Send
-from p2pagent.peer.membership import GOSSIP_BURST, GOSSIP_REFILL_MS, LEASE_MS, Membership, Sieve
+from p2pagent.peer.membership import (
+    EXCHANGE_BURST,
+    EXCHANGE_REFILL_MS,
+    GOSSIP_BURST,
+    GOSSIP_REFILL_MS,
+    LEASE_MS,
+    Membership,
+    Sieve,
+)
 from p2pagent.peer.wire import Delta, Digest, Record, SignedRecord, Summary, encode, sealed
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import PeerId
 from tests.scenario import make_advert
 
 NOW = 1_800_000_000_000
-ME, ALICE, BOB = SimKeys(0), SimKeys(1), SimKeys(2)
+ME, ALICE, BOB, CAROL = SimKeys(0), SimKeys(1), SimKeys(2), SimKeys(3)
 
 
 def record_of(peer: PeerId, sequence: int = 1, **changes: object) -> Record:
@@ -245,7 +253,7 @@ def membership_of(keys: SimKeys, space, others: list[SimKeys]) -> Membership:
 
 def test_our_own_record_does_not_crowd_out_what_the_other_lacks(space):
     ours = membership_of(ME, space, [ALICE])
-    (sent,) = ours.on_digest(BOB.peer, Digest((), pull=False))
+    (sent,) = ours.on_digest(BOB.peer, Digest((), pull=False), NOW)
     assert isinstance(sent, Send)
     assert isinstance(sent.message, Delta)
     assert len(sent.message.records) == 2
@@ -253,7 +261,7 @@ def test_our_own_record_does_not_crowd_out_what_the_other_lacks(space):
 
 def test_a_delta_with_our_own_record_is_bounded(space):
     ours = membership_of(ME, space, [SimKeys(n) for n in range(1, DELTA_RECORDS_MAX + 10)])
-    (sent,) = ours.on_digest(BOB.peer, Digest((), pull=False))
+    (sent,) = ours.on_digest(BOB.peer, Digest((), pull=False), NOW)
     assert len(sent.message.records) == DELTA_RECORDS_MAX
 
 
@@ -305,3 +313,10 @@ def test_replays_do_not_use_up_an_authors_allowance():
     assert sieve.passes(gossiped(1), NOW)
     assert not any(sieve.passes(gossiped(1), NOW) for _ in range(2 * GOSSIP_BURST))
     assert sieve.passes(gossiped(2), NOW)
+
+
+def test_a_neighbour_that_asks_too_often_is_answered_at_the_rate_allowed(space):
+    ours = membership_of(ME, space, [ALICE])
+    assert sum(bool(ours.on_digest(BOB.peer, Digest((), pull=False), NOW + i)) for i in range(100)) == EXCHANGE_BURST
+    assert ours.on_digest(CAROL.peer, Digest((), pull=False), NOW + 100)
+    assert ours.on_digest(BOB.peer, Digest((), pull=False), NOW + 100 + EXCHANGE_REFILL_MS)

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pagent.market.receipts import Rates, credit_limit, metered, price_cap
+from p2pagent.config import Rates
+from p2pagent.market.receipts import credit_limit, metered, price_cap
 from p2pagent.types import Usage
 
 rates_of_any_kind = st.builds(Rates, *[st.integers(0, 1 << 32)] * 3)

@@ -5,6 +5,7 @@ import pytest
 
 from p2pagent.config import Preferences
 from p2pagent.keys import Keys
+from p2pagent.peer.credit import Account
 from p2pagent.peer.events import (
     Abort,
     AgentsChanged,
@@ -21,7 +22,8 @@ from p2pagent.peer.events import (
     TimerFired,
 )
 from p2pagent.peer.peer import Peer
-from p2pagent.peer.seller import HOLDS_PER_BUYER_MAX, QUEUE_PER_SLOT_MAX, QUOTE_MS, Account, SellerStatistics
+from p2pagent.peer.seller import QUEUE_PER_SLOT_MAX, SALES_MAX, SALES_PER_BUYER_MAX, SellerStatistics
+from p2pagent.peer.terms import QUOTE_MS
 from p2pagent.peer.wire import (
     SIGNED_DOMAINS,
     Call,
@@ -39,6 +41,7 @@ from p2pagent.peer.wire import (
     receipt_id,
 )
 from p2pagent.routing.prototypes import Space
+from p2pagent.routing.service import WAIT_MS_MAX
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import Usage
 from tests.scenario import START_MS, make_advert, make_ask
@@ -72,11 +75,17 @@ def awarded(peer: Peer, number: int, buyer: SimKeys = ALICE, after_ms: int = 1) 
     return started(receive(peer, buyer, make_award(number), after_ms))
 
 
+def begun(peer: Peer, jobs: list[bytes]) -> list[bytes]:
+    """The conversations that these jobs answer, as their first pieces tell."""
+    pieces = [piece for job in jobs for piece in sent(peer.handle(Generated(job, ""), START_MS + 9))]
+    return [piece.conversation for piece in pieces if isinstance(piece, Chunk)]
+
+
 USAGE = Usage(20, 0, 3)
 
 
-def ended(peer: Peer, number: int, usage: Usage = USAGE) -> list[Effect]:
-    return peer.handle(GenerationEnded(ident(number), usage, "stop"), START_MS + 500)
+def ended(peer: Peer, job: bytes, usage: Usage = USAGE) -> list[Effect]:
+    return peer.handle(GenerationEnded(job, usage, "stop"), START_MS + 500)
 
 
 def expire(peer: Peer, effects: list[Effect], after_ms: int = QUOTE_MS) -> list[Effect]:
@@ -96,13 +105,13 @@ def test_a_sale_from_call_to_receipt(peer: Peer, space: Space) -> None:
     (generate,) = receive(peer, ALICE, make_award(1))
     assert isinstance(generate, Generate)
     assert (generate.agent, generate.priority, generate.sampling.max_tokens) == ("agent", 1, 64)
-    pieces = [sent(peer.handle(Generated(ident(1), text), START_MS + 9))[0] for text in ("cb", "a")]
+    pieces = [sent(peer.handle(Generated(generate.job, text), START_MS + 9))[0] for text in ("cb", "a")]
     assert pieces == [Chunk(ident(1), 0, "cb"), Chunk(ident(1), 1, "a")]
-    (final,) = sent(ended(peer, 1), ALICE)
+    (final,) = sent(ended(peer, generate.job), ALICE)
     assert isinstance(final, Final)
     receipt = opened(Receipt, final.receipt, final.signature, ME.peer, ALICE)
     assert receipt.price_microcredits == PRICE
-    assert statistics(peer) == SellerStatistics(sales=0, slots_busy=0, waiting=0, unsettled=1)
+    assert statistics(peer) == SellerStatistics(sales=0, slots_busy=0, waiting=0, unsigned=1)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +144,7 @@ def test_a_hold_ends_when_its_time_is_up_and_a_late_award_is_told_so(peer: Peer,
 
 def test_the_timer_of_a_quote_does_not_touch_the_answer(peer: Peer, space: Space) -> None:
     effects = receive(peer, ALICE, make_call(space, 1))
-    assert awarded(peer, 1) == [ident(1)]
+    assert begun(peer, awarded(peer, 1)) == [ident(1)]
     assert expire(peer, effects) == []
     assert statistics(peer).slots_busy == 1
 
@@ -145,7 +154,7 @@ def test_slots_in_use_and_held_never_exceed_the_agents(peer: Peer, space: Space)
     assert free == [2, 1, 0, 0, 0]
     assert statistics(peer).slots_busy == 2
     jobs = [job for n in range(1, 6) for job in awarded(peer, n, ALICE if n % 2 else BOB)]
-    assert jobs == [ident(1), ident(2)]
+    assert begun(peer, jobs) == [ident(1), ident(2)]
     assert (statistics(peer).slots_busy, statistics(peer).waiting) == (2, 3)
 
 
@@ -158,7 +167,7 @@ def test_a_conversation_id_used_twice_is_a_fault(peer: Peer, space: Space) -> No
 
 def test_a_second_award_starts_nothing(peer: Peer, space: Space) -> None:
     quoted(peer, space, 1)
-    assert awarded(peer, 1) == [ident(1)]
+    assert begun(peer, awarded(peer, 1)) == [ident(1)]
     assert sent(receive(peer, ALICE, make_award(1))) == [Fail(ident(1), "expired")]
     assert statistics(peer).slots_busy == 1
 
@@ -167,7 +176,7 @@ def test_nobody_takes_up_or_releases_anothers_quote(peer: Peer, space: Space) ->
     quoted(peer, space, 1)
     assert sent(receive(peer, BOB, make_award(1)), BOB) == [Fail(ident(1), "expired")]
     assert receive(peer, BOB, Release(ident(1))) == []
-    assert awarded(peer, 1) == [ident(1)]
+    assert begun(peer, awarded(peer, 1)) == [ident(1)]
 
 
 def test_a_prompt_that_was_not_called_about_voids_the_award(peer: Peer, space: Space) -> None:
@@ -183,8 +192,8 @@ def test_whoever_owes_too_much_gets_no_quote(space: Space) -> None:
     poor = Preferences(newcomer_credit_microcredits=cap)
     peer = make_peer(space, make_advert("agent", {}), preferences=poor)
     quoted(peer, space, 1)
-    awarded(peer, 1)
-    ended(peer, 1)
+    (job,) = awarded(peer, 1)
+    ended(peer, job)
     assert refused(peer, make_call(space, 2)) == "credit"
     assert quoted(peer, space, 3, BOB).free_slots == 2
     owing = make_peer(space, make_advert("agent", {}), preferences=poor, accounts={ALICE.peer: Account(1)})
@@ -197,8 +206,8 @@ def settle(final: Final, buyer: Keys) -> Settle:
 
 def sold(peer: Peer, space: Space, number: int) -> Final:
     quoted(peer, space, number)
-    awarded(peer, number)
-    (final,) = sent(ended(peer, number), ALICE)
+    (job,) = awarded(peer, number)
+    (final,) = sent(ended(peer, job), ALICE)
     assert isinstance(final, Final)
     return final
 
@@ -222,36 +231,40 @@ def test_a_receipt_that_its_buyer_did_not_sign_is_not_booked(peer: Peer, space: 
     for sender in (ALICE, BOB):
         (blame,) = receive(peer, sender, settle(final, signer))
         assert isinstance(blame, Blame)
-    assert statistics(peer).unsettled == 1
+    assert statistics(peer).unsigned == 1
 
 
 @pytest.mark.parametrize("taken_up", [False, True])
 def test_a_release_frees_the_slot_and_stops_the_work(peer: Peer, space: Space, taken_up: bool) -> None:
     quoted(peer, space, 1)
-    if taken_up:
-        awarded(peer, 1)
-    assert receive(peer, ALICE, Release(ident(1))) == ([Abort(ident(1))] if taken_up else [])
+    jobs = awarded(peer, 1) if taken_up else []
+    assert len(jobs) == taken_up
+    assert receive(peer, ALICE, Release(ident(1))) == [Abort(job) for job in jobs]
     assert statistics(peer) == SellerStatistics(0, 0, 0, 0)
-    assert peer.handle(Generated(ident(1), "late"), START_MS) == []
-    assert ended(peer, 1) == []
+    for job in [*jobs, ident(1)]:
+        assert peer.handle(Generated(job, "late"), START_MS) == []
+        assert ended(peer, job) == []
 
 
 def test_own_questions_start_before_those_of_others_that_wait(space: Space) -> None:
     peer = make_peer(space, make_advert("agent", {0: 0.95}, slots=1))
+    jobs = []
     for number in (1, 2, 3):
         quoted(peer, space, number)
-        awarded(peer, number)
+        jobs += awarded(peer, number)
     assert started(peer.handle(make_ask("own", 0), START_MS)) == []
-    own = started(ended(peer, 1))
-    assert len(own) == 1
-    assert own[0] not in (ident(2), ident(3))
-    finish = peer.handle(GenerationEnded(own[0], Usage(20, 0, 0), "stop"), START_MS + 600)
-    assert started(finish) == [ident(2)]
-    assert started(ended(peer, 2)) == [ident(3)]
+    (first,) = jobs
+    effects = ended(peer, first)
+    (own,) = started(effects)
+    assert [e.priority for e in effects if isinstance(e, Generate)] == [0]
+    second = started(peer.handle(GenerationEnded(own, Usage(20, 0, 0), "stop"), START_MS + 600))
+    assert begun(peer, second) == [ident(2)]
+    third = started(ended(peer, second[0]))
+    assert begun(peer, third) == [ident(3)]
 
 
 def test_a_full_queue_and_a_greedy_buyer_are_turned_away(peer: Peer, space: Space) -> None:
-    for number in range(HOLDS_PER_BUYER_MAX):
+    for number in range(SALES_PER_BUYER_MAX):
         quoted(peer, space, number)
     assert refused(peer, make_call(space, 99)) == "busy"
     one_slot = make_peer(space, make_advert("agent", {}, slots=1))
@@ -264,28 +277,27 @@ def test_a_full_queue_and_a_greedy_buyer_are_turned_away(peer: Peer, space: Spac
 def test_a_buyer_that_went_away_leaves_nothing_behind(peer: Peer, space: Space) -> None:
     for number in range(1, 5):
         quoted(peer, space, number)
-    awarded(peer, 1)
-    awarded(peer, 3)
+    first, third = [*awarded(peer, 1), *awarded(peer, 3)]
     quoted(peer, space, 9, BOB)
-    awarded(peer, 9, BOB)
+    assert awarded(peer, 9, BOB) == []
     effects = peer.handle(PeerDown(ALICE.peer), START_MS)
-    assert Abort(ident(1)) in effects
-    assert started(effects)[-1] == ident(9)
-    assert statistics(peer) == SellerStatistics(sales=1, slots_busy=1, waiting=0, unsettled=0)
+    assert {e.job for e in effects if isinstance(e, Abort)} == {first, third}
+    assert begun(peer, started(effects)[-1:]) == [ident(9)]
+    assert statistics(peer) == SellerStatistics(sales=1, slots_busy=1, waiting=0, unsigned=0)
 
 
 def test_an_engine_that_breaks_off_is_owed_nothing(peer: Peer, space: Space) -> None:
     quoted(peer, space, 1)
-    awarded(peer, 1)
-    effects = peer.handle(GenerationFailed(ident(1), "engine"), START_MS)
+    (job,) = awarded(peer, 1)
+    effects = peer.handle(GenerationFailed(job, "engine"), START_MS)
     assert sent(effects) == [Fail(ident(1), "engine")]
     assert statistics(peer) == SellerStatistics(0, 0, 0, 0)
 
 
 def test_a_receipt_bills_no_more_than_was_called_for(peer: Peer, space: Space) -> None:
     quoted(peer, space, 1, max_tokens=2)
-    awarded(peer, 1)
-    (final,) = sent(ended(peer, 1, Usage(9_999, 9_999, 9_999)))
+    (job,) = awarded(peer, 1)
+    (final,) = sent(ended(peer, job, Usage(9_999, 9_999, 9_999)))
     assert isinstance(final, Final)
     receipt = opened(Receipt, final.receipt, final.signature, ME.peer, ALICE)
     assert (receipt.prompt_tokens, receipt.cached_tokens, receipt.output_tokens) == (20, 20, 2)
@@ -293,14 +305,14 @@ def test_a_receipt_bills_no_more_than_was_called_for(peer: Peer, space: Space) -
 
 def test_another_agent_that_becomes_ready_disturbs_no_sale(peer: Peer, space: Space) -> None:
     quoted(peer, space, 1)
-    quoted(peer, space, 2)
-    awarded(peer, 1)
+    quoted(peer, space, 2, BOB)
+    (job,) = awarded(peer, 1)
     both = (make_advert("agent", {0: 0.95}, slots=2), make_advert("second", {1: 0.95}))
     peer.handle(AgentsChanged(both, ()), START_MS)
     assert statistics(peer).slots_busy == 2
     assert quoted(peer, space, 3).free_slots == 0
-    ended(peer, 1)
-    receive(peer, ALICE, Release(ident(2)))
+    ended(peer, job)
+    receive(peer, BOB, Release(ident(2)))
     receive(peer, ALICE, Release(ident(3)))
     assert statistics(peer).slots_busy == 0
     assert quoted(peer, space, 4).free_slots == 2
@@ -310,12 +322,140 @@ def test_the_sales_of_an_agent_that_stopped_for_good_fail(space: Space) -> None:
     peer = make_peer(space, make_advert("agent", {}, slots=1))
     for number in (1, 2, 3):
         quoted(peer, space, number)
-    awarded(peer, 1)
-    awarded(peer, 2)
+    (job,) = awarded(peer, 1)
+    assert awarded(peer, 2) == []
     effects = peer.handle(AgentsChanged((), ()), START_MS)
-    assert [e for e in effects if isinstance(e, Abort | Generate)] == [Abort(ident(1))]
+    assert [e for e in effects if isinstance(e, Abort | Generate)] == [Abort(job)]
     assert sent(effects) == [Fail(ident(number), "engine") for number in (1, 2, 3)]
     assert statistics(peer) == SellerStatistics(0, 0, 0, 0)
-    assert ended(peer, 1) == []
+    assert ended(peer, job) == []
     assert sent(receive(peer, ALICE, make_award(3))) == [Fail(ident(3), "expired")]
     assert refused(peer, make_call(space, 4)) == "agent"
+
+
+# --- what a review found --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["released", "ended"])
+def test_the_engine_of_an_ended_sale_does_not_touch_the_next_one_of_the_same_name(
+    peer: Peer, space: Space, how: str
+) -> None:
+    quoted(peer, space, 1)
+    (old,) = awarded(peer, 1)
+    if how == "released":
+        assert receive(peer, ALICE, Release(ident(1))) == [Abort(old)]
+    else:
+        ended(peer, old)
+    quoted(peer, space, 1)
+    (new,) = awarded(peer, 1)
+    assert new != old
+    before = statistics(peer)
+    late = [Generated(old, "stale"), GenerationFailed(old, "engine"), GenerationEnded(old, USAGE, "stop")]
+    for event in late:
+        assert peer.handle(event, START_MS + 10) == []
+    assert statistics(peer) == before
+    assert sent(peer.handle(Generated(new, "fresh"), START_MS + 11)) == [Chunk(ident(1), 0, "fresh")]
+    assert [type(message) for message in sent(ended(peer, new))] == [Final]
+
+
+def test_jobs_of_all_agents_and_buyers_have_ids_of_their_own(space: Space) -> None:
+    peer = make_peer(space, make_advert("agent", {0: 0.95}, slots=4), make_advert("second", {1: 0.95}, slots=4))
+    jobs = []
+    for number, (buyer, agent) in enumerate([(ALICE, "agent"), (BOB, "agent"), (ALICE, "second"), (BOB, "second")]):
+        quoted(peer, space, number, buyer, agent=agent)
+        jobs += awarded(peer, number, buyer)
+    jobs += started(peer.handle(make_ask("own", 0), START_MS))
+    assert len(set(jobs)) == 5
+
+
+@pytest.mark.parametrize(("first_ms", "last_ms"), [(1 << 40, 1 << 40), (0, 1 << 40), (1 << 62, 1 << 63)])
+def test_one_odd_measurement_spoils_no_quote(peer: Peer, space: Space, first_ms: int, last_ms: int) -> None:
+    quoted(peer, space, 1)
+    (job,) = awarded(peer, 1)
+    peer.handle(Generated(job, "x"), START_MS + 1 + first_ms)
+    peer.handle(GenerationEnded(job, Usage(1, 0, 1), "stop"), START_MS + 1 + last_ms)
+    for number in range(2, 6):  # those that find no slot free have the wait for one on top
+        quote = quoted(peer, space, number, prompt_tokens=4_000)
+        assert max(quote.ttft_ms, quote.tpot_us) == WAIT_MS_MAX
+
+
+def test_what_open_quotes_promise_counts_against_the_credit(space: Space) -> None:
+    cap = 10 * 20 + 40 * 64
+    peer = make_peer(
+        space, make_advert("agent", {}, slots=8), preferences=Preferences(newcomer_credit_microcredits=2 * cap)
+    )
+    quoted(peer, space, 1)
+    quoted(peer, space, 2)
+    (job,) = awarded(peer, 2)
+    assert refused(peer, make_call(space, 3)) == "credit"
+    assert quoted(peer, space, 4, BOB).price_cap_microcredits == cap
+    receive(peer, ALICE, Release(ident(1)))
+    quoted(peer, space, 5)
+    assert refused(peer, make_call(space, 6)) == "credit"
+    peer.handle(GenerationFailed(job, "engine"), START_MS)
+    quoted(peer, space, 7)
+    assert refused(peer, make_call(space, 8)) == "credit"
+
+
+@pytest.mark.parametrize(
+    ("slots", "alices", "bobs"),
+    [(1, [1, 0, 0], 0), (2, [2, 0, 0], 1), (3, [3, 0, 0], 2), (4, [4, 3, 0, 0], 2), (5, [5, 4, 0], 3)],
+)
+def test_no_stranger_keeps_more_than_half_the_slots_from_others(
+    space: Space, slots: int, alices: list[int], bobs: int
+) -> None:
+    peer = make_peer(space, make_advert("agent", {}, slots=slots), make_advert("second", {}, slots=1))
+    assert [quoted(peer, space, number).free_slots for number in range(len(alices))] == alices
+    assert statistics(peer).slots_busy == max(1, slots // 2)
+    assert quoted(peer, space, 90, agent="second").free_slots == 1
+    assert quoted(peer, space, 91, BOB).free_slots == bobs
+
+
+def test_a_quote_without_a_hold_still_gets_a_slot_if_one_is_free(peer: Peer, space: Space) -> None:
+    for number, free in ((1, 2), (2, 0)):
+        assert quoted(peer, space, number).free_slots == free
+    assert begun(peer, awarded(peer, 2)) == [ident(2)]
+    assert begun(peer, awarded(peer, 1)) == [ident(1)]
+    assert statistics(peer).slots_busy == 2
+
+
+def test_the_owner_is_never_crowded_out(space: Space) -> None:
+    peer = make_peer(space, make_advert("agent", {0: 0.95}, slots=2))
+    for number in range(SALES_MAX):
+        quoted(peer, space, number, SimKeys(100 + number // SALES_PER_BUYER_MAX))
+    assert statistics(peer).sales == SALES_MAX
+    assert refused(peer, make_call(space, SALES_MAX), BOB) == "busy"
+    assert started(peer.handle(make_ask("own", 0), START_MS)) == []
+    assert (statistics(peer).sales, statistics(peer).waiting) == (SALES_MAX + 1, 1)
+    effects = receive(peer, SimKeys(100), Release(ident(0)))
+    assert [e.priority for e in effects if isinstance(e, Generate)] == [0]
+
+
+def test_the_owner_is_limited_neither_by_the_queue_nor_by_a_count_of_sales(space: Space) -> None:
+    peer = make_peer(space, make_advert("agent", {0: 0.95}, slots=1))
+    jobs = []
+    for number in range(1 + QUEUE_PER_SLOT_MAX):
+        quoted(peer, space, number)
+        jobs += awarded(peer, number)
+    own = SALES_PER_BUYER_MAX + 3
+    for number in range(own):
+        assert started(peer.handle(make_ask(f"own {number}", 0), START_MS)) == []
+    assert statistics(peer).waiting == QUEUE_PER_SLOT_MAX + own
+    assert peer.buyer.running == own
+    priorities = []
+    while jobs:
+        effects = ended(peer, jobs.pop(), Usage(20, 0, 0))
+        jobs += started(effects)
+        priorities += [e.priority for e in effects if isinstance(e, Generate)]
+    assert priorities == [0] * own + [1] * QUEUE_PER_SLOT_MAX
+
+
+def test_no_more_than_the_bound_wait_even_if_all_were_quoted_before(space: Space) -> None:
+    peer = make_peer(space, make_advert("agent", {}, slots=1))
+    numbers = range(SALES_PER_BUYER_MAX)
+    for number in numbers:
+        quoted(peer, space, number)
+    replies = [sent(receive(peer, ALICE, make_award(number))) for number in numbers]
+    fits = 1 + QUEUE_PER_SLOT_MAX
+    assert replies == [[]] * fits + [[Fail(ident(number), "busy")] for number in numbers[fits:]]
+    assert statistics(peer) == SellerStatistics(sales=fits, slots_busy=1, waiting=QUEUE_PER_SLOT_MAX, unsigned=0)

@@ -1,0 +1,62 @@
+"""How far each peer is trusted to pay: what lies between us, what is still unsigned, what has been promised.
+
+Rule: what a peer owes, has had without signing for it, and may still come to owe by open quotes, stays within its
+credit limit; a quote beyond that is refused.
+"""
+
+from msgspec import Struct
+
+from p2pagent.market.receipts import credit_limit
+from p2pagent.types import Microcredits, PeerId
+
+UNSIGNED_MAX = 4096
+
+
+class Account(Struct):
+    """What a peer owes us on balance (booked), what it will owe once it signs, and the turnover so far."""
+
+    balance_microcredits: Microcredits = 0
+    unsigned_microcredits: Microcredits = 0
+    settled_microcredits: Microcredits = 0
+
+
+class Credit:
+    """The accounts of all peers, kept in step with the ledger."""
+
+    def __init__(self, newcomer_credit: Microcredits, accounts: dict[PeerId, Account]) -> None:
+        self._newcomer_credit = newcomer_credit
+        self._accounts = accounts
+        self._unsigned: dict[bytes, Microcredits] = {}
+
+    def allows(self, buyer: PeerId, promised: Microcredits) -> bool:
+        """Whether `buyer` may come to owe `promised` more."""
+        account = self._accounts.get(buyer, Account())
+        owed = account.balance_microcredits + account.unsigned_microcredits + promised
+        return owed <= credit_limit(self._newcomer_credit, account.settled_microcredits)
+
+    def delivered(self, receipt_id: bytes, buyer: PeerId, price: Microcredits) -> None:
+        """An answer worth `price` went to `buyer`, who has not signed for it yet."""
+        self._accounts.setdefault(buyer, Account()).unsigned_microcredits += price
+        self._unsigned[receipt_id] = price
+        if len(self._unsigned) > UNSIGNED_MAX:
+            # Its amount stays open: whoever lets receipts lie unsigned for so long has used up that credit.
+            del self._unsigned[next(iter(self._unsigned))]
+
+    def sold(self, receipt_id: bytes, buyer: PeerId, price: Microcredits, *, new: bool) -> None:
+        """The ledger holds a sale to `buyer`, if `new` for the first time."""
+        account = self._accounts.setdefault(buyer, Account())
+        account.unsigned_microcredits -= self._unsigned.pop(receipt_id, 0)
+        if new:
+            account.balance_microcredits += price
+            account.settled_microcredits += price
+
+    def bought(self, seller: PeerId, price: Microcredits) -> None:
+        """The ledger holds a purchase from `seller`."""
+        account = self._accounts.setdefault(seller, Account())
+        account.balance_microcredits -= price
+        account.settled_microcredits += price
+
+    @property
+    def unsigned(self) -> int:
+        """Answers delivered for which nobody has signed yet."""
+        return len(self._unsigned)

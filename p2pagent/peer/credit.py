@@ -1,7 +1,7 @@
 """How far each peer is trusted to pay: what lies between us, what is still unsigned, what has been promised.
 
 Rule: what a peer owes, has had without signing for it, and may still come to owe by open quotes, stays within its
-credit limit; a quote beyond that is refused.
+credit limit, and the answers that it has not signed for are few; a quote beyond that is refused.
 """
 
 from msgspec import Struct
@@ -9,7 +9,11 @@ from msgspec import Struct
 from p2pagent.market.receipts import credit_limit
 from p2pagent.types import Microcredits, PeerId
 
-UNSIGNED_MAX = 4096
+UNSIGNED_PER_BUYER_MAX = 64
+"""Signing takes one round trip; who has let so many answers go unsigned gets no more, however cheap they are."""
+
+BUYERS_MAX = 4096
+"""With unsigned answers; beyond it the one longest without a new one is let off."""
 
 
 class Account(Struct):
@@ -26,10 +30,12 @@ class Credit:
     def __init__(self, newcomer_credit: Microcredits, accounts: dict[PeerId, Account]) -> None:
         self._newcomer_credit = newcomer_credit
         self._accounts = accounts
-        self._unsigned: dict[bytes, Microcredits] = {}
+        self._unsigned: dict[PeerId, dict[bytes, Microcredits]] = {}
 
     def allows(self, buyer: PeerId, promised: Microcredits) -> bool:
         """Whether `buyer` may come to owe `promised` more."""
+        if len(self._unsigned.get(buyer, ())) >= UNSIGNED_PER_BUYER_MAX:
+            return False
         account = self._accounts.get(buyer, Account())
         owed = account.balance_microcredits + account.unsigned_microcredits + promised
         return owed <= credit_limit(self._newcomer_credit, account.settled_microcredits)
@@ -37,15 +43,18 @@ class Credit:
     def delivered(self, receipt_id: bytes, buyer: PeerId, price: Microcredits) -> None:
         """An answer worth `price` went to `buyer`, who has not signed for it yet."""
         self._accounts.setdefault(buyer, Account()).unsigned_microcredits += price
-        self._unsigned[receipt_id] = price
-        if len(self._unsigned) > UNSIGNED_MAX:
-            # Its amount stays open: whoever lets receipts lie unsigned for so long has used up that credit.
-            del self._unsigned[next(iter(self._unsigned))]
+        self._unsigned[buyer] = self._unsigned.pop(buyer, {}) | {receipt_id: price}
+        if len(self._unsigned) > BUYERS_MAX:
+            forgotten = next(iter(self._unsigned))
+            self._accounts[forgotten].unsigned_microcredits -= sum(self._unsigned.pop(forgotten).values())
 
     def sold(self, receipt_id: bytes, buyer: PeerId, price: Microcredits, *, new: bool) -> None:
         """The ledger holds a sale to `buyer`, if `new` for the first time."""
         account = self._accounts.setdefault(buyer, Account())
-        account.unsigned_microcredits -= self._unsigned.pop(receipt_id, 0)
+        unsigned = self._unsigned.get(buyer, {})
+        account.unsigned_microcredits -= unsigned.pop(receipt_id, 0)
+        if not unsigned:
+            self._unsigned.pop(buyer, None)
         if new:
             account.balance_microcredits += price
             account.settled_microcredits += price
@@ -59,4 +68,4 @@ class Credit:
     @property
     def unsigned(self) -> int:
         """Answers delivered for which nobody has signed yet."""
-        return len(self._unsigned)
+        return sum(map(len, self._unsigned.values()))

@@ -46,6 +46,7 @@ from p2pagent.net import (
 from p2pagent.net.frames import FrameSplitter, encode_frame
 from p2pagent.net.guards import STREAMS_PER_CONNECTION_MAX, write_all
 from p2pagent.types import PeerId
+from tests.waiting import until_succeeds
 
 pytestmark = pytest.mark.integration
 
@@ -400,12 +401,14 @@ async def test_the_same_identity_returns_on_another_port(tmp_path: Path, end: si
                 await new.do("send", peer=a.peer, protocol=PROTOCOL, payload="from the new")
                 await a.until(lambda event: isinstance(event, FrameReceived) and event.payload == b"from the new")
                 await echoes(a, new)
-            with trio.fail_after(10):
-                heard = {"event": "GossipReceived", "source": a.peer, "data": "to the new"}
-                while heard not in new.events or GossipReceived(new.peer, b"from the new") not in a.events:
-                    a.network.publish(b"to the new")
-                    await new.do("publish", data="from the new")
-                    await trio.sleep(0.5)
+            heard = {"event": "GossipReceived", "source": a.peer, "data": "to the new"}
+
+            async def gossip() -> bool:
+                a.network.publish(b"to the new")
+                await new.do("publish", data="from the new")
+                return heard in new.events and GossipReceived(new.peer, b"from the new") in a.events
+
+            await until_succeeds(gossip, limit_s=10, every_s=0.5)
 
 
 async def test_more_inbound_connections_in_a_life_than_at_once(tmp_path: Path) -> None:

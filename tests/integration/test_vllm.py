@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from p2pagent.engine.vllm_process import Build, environment
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
 from p2pagent.experts.families import questions
 from p2pagent.types import ChatMessage, Sampling, Usage
+from tests.waiting import until
 
 PYTHON = Path(__file__).parents[2] / ".venv-vllm" / "bin" / "python"
 EXPERT = experts.path("add")
@@ -112,12 +113,6 @@ def server(parent: int) -> int:
 def engine_core(group: int) -> int:
     (pid,) = (pid for pid in processes(group=group) if "EngineCore" in command_line(pid)[0])
     return pid
-
-
-async def until(condition: Callable[[], bool], timeout_s: float) -> None:
-    with trio.fail_after(timeout_s):
-        while not condition():  # other processes set no events
-            await trio.sleep(0.05)
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 import pytest
 
 from p2pagent.config import Preferences
-from p2pagent.peer.credit import UNSIGNED_MAX, Account, Credit
+from p2pagent.peer.credit import BUYERS_MAX, UNSIGNED_PER_BUYER_MAX, Account, Credit
 from p2pagent.peer.events import Generate, GenerationEnded, Post, Posted
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import SIGNED_DOMAINS, Call, Chunk, Final, Receipt, Refuse, Settle, Settled, SignedQuote
@@ -79,13 +79,29 @@ def test_a_purchase_makes_up_for_a_sale() -> None:
     assert accounts[ALICE.peer] == Account(0, 0, 160)
 
 
-def test_no_more_unsigned_answers_are_remembered_than_the_bound_but_their_amount_stays_open() -> None:
+def test_who_signs_for_nothing_gets_nothing_more_however_cheap() -> None:
+    credit = Credit(100, {})
+    for number in range(UNSIGNED_PER_BUYER_MAX):
+        assert credit.allows(ALICE.peer, 0)
+        credit.delivered(b"%d" % number, ALICE.peer, 0)
+    assert not credit.allows(ALICE.peer, 0)
+    assert credit.allows(BOB.peer, 100)
+    credit.sold(b"0", ALICE.peer, 0, new=True)
+    assert credit.allows(ALICE.peer, 0)
+
+
+def test_of_too_many_buyers_the_one_longest_without_a_new_answer_is_let_off() -> None:
     accounts: dict[PeerId, Account] = {}
     credit = Credit(100, accounts)
-    for number in range(UNSIGNED_MAX + 7):
-        credit.delivered(b"%d" % number, ALICE.peer, 1)
-    assert credit.unsigned == UNSIGNED_MAX
-    assert accounts[ALICE.peer].unsigned_microcredits == UNSIGNED_MAX + 7
+    for number in range(BUYERS_MAX + 1):
+        credit.delivered(b"first", PeerId(str(number)), 7)
+        if number == 1:
+            credit.delivered(b"again", PeerId("0"), 5)
+    assert accounts[PeerId("1")].unsigned_microcredits == 0
+    assert accounts[PeerId("0")].unsigned_microcredits == 12
+    assert credit.unsigned == BUYERS_MAX + 1
+    credit.sold(b"first", PeerId("1"), 7, new=True)
+    assert accounts[PeerId("1")] == Account(7, 0, 7)
 
 
 # --- through the peer -----------------------------------------------------------------------------------------------

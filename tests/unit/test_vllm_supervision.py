@@ -16,6 +16,7 @@ from p2pagent.engine.vllm import VllmEngine
 from p2pagent.engine.vllm_process import Build, EngineLog, command, environment
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
 from p2pagent.types import ChatMessage, Sampling
+from tests import waiting
 
 HELLO = GenerateRequest((ChatMessage("user", "hello"),), Sampling(max_tokens=8))
 
@@ -87,9 +88,7 @@ def engine(model: Path, tmp_path: Path) -> VllmEngine:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(20):
-        while not condition():  # other processes set no events
-            await trio.sleep(0.01)
+    await waiting.until(condition, limit_s=20)
 
 
 def is_alive(pid: int) -> bool:

@@ -46,7 +46,6 @@ from p2pagent.peer.events import AgentsChanged, Leave, Misbehaved, PeerDown, Pee
 from p2pagent.peer.membership import Sieve
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import (
-    FRAME_BYTES_MAX,
     GOSSIP_PROTOCOL,
     QUERY_PROTOCOL,
     Record,
@@ -124,7 +123,6 @@ class Daemon:
                 psk=bytes.fromhex(config.network.psk) or None,
                 mdns=config.network.mdns,
                 neighbours_max=config.network.neighbours_max,
-                frame_bytes_max=FRAME_BYTES_MAX,
             ),
             (QUERY_PROTOCOL, GOSSIP_PROTOCOL),
             self._on_network,

@@ -19,6 +19,7 @@ from p2pagent.errors import EngineUnavailableError, LocalError
 from p2pagent.peer.events import (
     Abort,
     Acknowledged,
+    Answered,
     Ask,
     Blame,
     CancelAsk,
@@ -228,12 +229,13 @@ class Driver:
         user = self._users.get(query)
         if user is None:
             return
+        over = isinstance(update, Answered | Unanswered)
         try:
             user.send_nowait(update)
         except trio.WouldBlock:  # nobody has read for longer than an answer and a half
             self.put(CancelAsk(query))
-            update = Unanswered("nobody reads the answer", partial=True, candidates=())
-        if update.__struct_config__.tag in ("answered", "unanswered"):
+            over = True
+        if over:
             del self._users[query]
             user.close()
 

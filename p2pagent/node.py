@@ -12,6 +12,7 @@ from p2pagent.api.node import AgentView, EngineView, LedgerView, PeerView, Recei
 from p2pagent.config import Config, Preferences
 from p2pagent.driver import Driver
 from p2pagent.engine.base import Engine
+from p2pagent.engine.openai_wire import estimate_tokens
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
 from p2pagent.net import Network
 from p2pagent.peer.events import Ask, Policy, Update
@@ -24,9 +25,6 @@ from p2pagent.types import ChatMessage, Sampling
 WARNINGS_MAX = 16
 QUESTION_BYTES_MAX = FRAME_BYTES_MAX // 2
 """Leaves room in a frame for what surrounds the turns."""
-
-BYTES_PER_TOKEN_GUESSED = 3
-"""For counting a prompt while no local engine is there to do it."""
 
 
 class LocalNode(Struct):
@@ -135,7 +133,7 @@ class LocalNode(Struct):
                 return await engine.count_tokens(turns)
             except EngineUnavailableError:
                 continue
-        return sum(len(turn.content.encode()) for turn in turns) // BYTES_PER_TOKEN_GUESSED + 1
+        return estimate_tokens(turns)  # no local engine is there to count
 
     def _largest_context(self) -> int:
         own = [engine.capabilities().context_tokens for engine in self.engines.values()]

@@ -13,18 +13,13 @@ from msgspec import Meta, Struct
 from p2pagent.api.faults import ApiError
 from p2pagent.config import Money, Preferences
 from p2pagent.peer.events import Policy
+from p2pagent.peer.wire import SEED_MAX, TEXT_CHARACTERS_MAX, TOKENS_MAX, TURNS_MAX
 from p2pagent.types import ChatMessage, PrivacyClass, Sampling
 
 NETWORK_MODEL = "p2pagent"
 LOCAL_MODEL = "p2pagent-local"
 MODELS = (NETWORK_MODEL, LOCAL_MODEL)
 """Whom to ask: the whole network, or the agents of this device only."""
-
-_TURNS_MAX = 256
-_TURN_CHARS_MAX = 1 << 18
-"""Both as the wire carries them; a longer conversation could be sent to nobody."""
-
-_SEEDS = 1 << 31
 
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "n": (1,),
@@ -46,7 +41,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 _T = TypeVar("_T")
-_Tokens = Annotated[int, Meta(ge=1, le=1 << 24)]
+_Tokens = Annotated[int, Meta(ge=1, le=TOKENS_MAX)]
 
 
 class ContentPart(Struct, frozen=True):
@@ -83,7 +78,7 @@ class ChatRequest(Struct, frozen=True):
     """The request, as far as it is used."""
 
     model: str
-    messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=_TURNS_MAX)]
+    messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=TURNS_MAX)]
     max_tokens: _Tokens | None = None
     max_completion_tokens: _Tokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -113,7 +108,7 @@ class ChatRequest(Struct, frozen=True):
         return Sampling(
             max_tokens=_first(self.max_completion_tokens, self.max_tokens, default.max_tokens),
             temperature_milli=default.temperature_milli if self.temperature is None else round(self.temperature * 1000),
-            seed=default.seed if self.seed is None else self.seed % _SEEDS,
+            seed=default.seed if self.seed is None else self.seed % SEED_MAX,
         )
 
     def policy(self, preferences: Preferences) -> Policy:
@@ -163,9 +158,9 @@ def _turn(message: Message, param: str) -> ChatMessage:
         content = "".join(part.text for part in message.content)
     else:
         content = message.content or ""
-    if len(content) > _TURN_CHARS_MAX:
+    if len(content) > TEXT_CHARACTERS_MAX:
         raise ApiError(
-            400, "context_length_exceeded", f"a turn is longer than {_TURN_CHARS_MAX} characters", param=param
+            400, "context_length_exceeded", f"a turn is longer than {TEXT_CHARACTERS_MAX} characters", param=param
         )
     return msgspec.convert((role, content), ChatMessage)
 

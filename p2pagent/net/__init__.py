@@ -1,7 +1,6 @@
 """The network as the rest of p2pagent sees it. The only package that imports libp2p."""
 
 from p2pagent.net.events import (
-    FRAME_BYTES_MAX,
     GOSSIP_BYTES_MAX,
     BootstrapFailed,
     FrameReceived,
@@ -18,7 +17,6 @@ from p2pagent.net.events import (
 from p2pagent.net.network import Network
 
 __all__ = [
-    "FRAME_BYTES_MAX",
     "GOSSIP_BYTES_MAX",
     "BootstrapFailed",
     "FrameReceived",

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
+from p2pagent.peer.wire import FRAME_BYTES_MAX
 from p2pagent.types import PeerId
-
-FRAME_BYTES_MAX = 1 << 20
-"""The longest payload of one frame."""
 
 GOSSIP_BYTES_MAX = 4096
 """The longest gossip payload: a signed record (2 KB) and its envelope."""

@@ -105,9 +105,8 @@ class Buyer:
         self._queries[ask.query] = query
         query.ranked = self._scout.rank(query, now_ms)
         cell = self._space.cell(query.relevance.prototypes[0])
-        good = any(o.score.quality >= GOOD_QUALITY for o in query.ranked)
         recent = self._found.get(cell, -FIND_AGAIN_MS) + FIND_AGAIN_MS > now_ms
-        if good or recent or ask.policy.privacy != "any":
+        if _knows_good(query) or recent or ask.policy.privacy != "any":
             return self._call(query, now_ms)
         self._found[cell] = now_ms
         query.state = "finding"
@@ -123,7 +122,7 @@ class Buyer:
         effects: list[Effect] = []
         for query in [q for q in self._queries.values() if q.state == "finding"]:
             query.ranked = self._scout.rank(query, now_ms)
-            if any(o.score.quality >= GOOD_QUALITY for o in query.ranked):
+            if _knows_good(query):
                 effects += self._call(query, now_ms)
         return effects
 
@@ -382,3 +381,8 @@ class Buyer:
     def _drop(self, conversation: Conversation, state: Literal["refused", "failed"], reason: str) -> None:
         self._conversations.pop(conversation.ident, None)
         conversation.state, conversation.reason = state, reason
+
+
+def _knows_good(query: Query) -> bool:
+    """Whether somebody among those ranked is good enough not to look for others."""
+    return any(option.score.quality >= GOOD_QUALITY for option in query.ranked)

@@ -66,7 +66,7 @@ class Directory:
         known = self._entries.get(peer)
         if known is not None and record.version <= known.record.version:
             return False
-        entry = Entry(record, signed, silent=known.silent if known is not None else False)
+        entry = Entry(record, signed, silent=known is not None and known.silent)
         if record.lease_ms == 0:
             self._entries.pop(peer, None)
             self._left[peer] = record.version

@@ -127,10 +127,10 @@ class Peer:
                 return [*self.membership.on_up(peer), *self._debts.remind({peer})]
             case PeerDown(peer):
                 self.membership.on_down(peer)
-                return [*self.buyer.on_seller_gone(peer, now_ms), *self.seller.on_buyer_gone(peer, now_ms)]
+                return self._broken_off(peer, now_ms)
             case Unsent(peer):
                 self.membership.on_unsent(peer)
-                return [*self.buyer.on_seller_gone(peer, now_ms), *self.seller.on_buyer_gone(peer, now_ms)]
+                return self._broken_off(peer, now_ms)
             case AgentsChanged(agents, addresses):
                 self.buyer.open_for(agents)
                 interrupted = self.seller.open_for(agents, now_ms)
@@ -142,6 +142,10 @@ class Peer:
                 return self.membership.on_leave(now_ms)
             case TimerFired(timer):
                 return self._timer(timer, now_ms)
+
+    def _broken_off(self, peer: PeerId, now_ms: int) -> list[Effect]:
+        """All conversations with `peer`, on either side, have lost something and end."""
+        return [*self.buyer.on_seller_gone(peer, now_ms), *self.seller.on_buyer_gone(peer, now_ms)]
 
     def _ignores(self, peer: PeerId, message: WireMessage, now_ms: int) -> bool:
         """Whether `message` is from a peer that is shunned. What was bought or sold before is settled all the same."""

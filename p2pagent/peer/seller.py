@@ -167,20 +167,17 @@ class Seller:
             return [Send(buyer, Fail(award.conversation, "expired"))]
         prompt_bytes = sum(len(turn.content.encode()) for turn in award.turns)
         if prompt_bytes > PROMPT_BYTES_PER_TOKEN_MAX * (sale.call.prompt_tokens + 1):
-            void = Fail(award.conversation, "length")
-            effects = self._forget(award.conversation, now_ms)
-            return [Blame(buyer, "prompt far longer than called"), Send(buyer, void), *effects]
+            return [Blame(buyer, "prompt far longer than called"), *self._void(award.conversation, "length", now_ms)]
         if not same_prompt(self._space.embed(award.turns[-1].content), sale.call.embedding):
-            void = Fail(award.conversation, "embedding")
-            effects = self._forget(award.conversation, now_ms)
-            return [Blame(buyer, "prompt differs from its embedding"), Send(buyer, void), *effects]
+            fault = Blame(buyer, "prompt differs from its embedding")
+            return [fault, *self._void(award.conversation, "embedding", now_ms)]
         sale.award = award
         if sale.state == "held":
             return [self._start(award.conversation, sale, now_ms)]
         stall = self._stalls[sale.call.agent]
         own = buyer == self._keys.peer
         if stall.is_full and not own:
-            return [Send(buyer, Fail(award.conversation, "busy")), *self._forget(award.conversation, now_ms)]
+            return self._void(award.conversation, "busy", now_ms)
         sale.state = "waiting"
         place = sum(self._sales[c].buyer == self._keys.peer for c in stall.queue) if own else len(stall.queue)
         stall.queue.insert(place, award.conversation)
@@ -234,9 +231,7 @@ class Seller:
     def on_failure(self, job: bytes, reason: Literal["engine", "length"], now_ms: int) -> list[Effect]:
         """The engine broke off: nothing is owed."""
         conversation = self._jobs.get(job)
-        if conversation is None:
-            return []
-        return [Send(self._sales[conversation].buyer, Fail(conversation, reason)), *self._forget(conversation, now_ms)]
+        return [] if conversation is None else self._void(conversation, reason, now_ms)
 
     def on_settle(self, buyer: PeerId, settle: Settle) -> list[Effect]:
         """Book a receipt that the buyer countersigned.
@@ -289,6 +284,12 @@ class Seller:
         sale = self._sales[conversation]
         stop: list[Effect] = [Abort(sale.job)] if sale.state == "running" else []
         return [*stop, *self._forget(conversation, now_ms)]
+
+    def _void(
+        self, conversation: bytes, reason: Literal["engine", "embedding", "busy", "length"], now_ms: int
+    ) -> list[Effect]:
+        """Break off a sale that has no work left to stop: nothing is owed for it."""
+        return [Send(self._sales[conversation].buyer, Fail(conversation, reason)), *self._forget(conversation, now_ms)]
 
     def _forget(self, conversation: bytes, now_ms: int) -> list[Effect]:
         """Give back what a sale held, and start whoever waits for that."""

@@ -27,6 +27,9 @@ GOSSIP_PROTOCOL = "/p2pagent/gossip/1"
 FRAME_BYTES_MAX = 1 << 20
 ARRAY_LENGTH_MAX = 1024
 TOKENS_MAX = 1 << 24
+TURNS_MAX = 256
+TEXT_CHARACTERS_MAX = 1 << 18
+SEED_MAX = 1 << 31
 RECORD_BYTES_MAX = 2048
 """A signed record, envelope included: gossip of it stays one small packet."""
 
@@ -41,7 +44,7 @@ UnixMilliseconds = Annotated[int, Meta(ge=0, le=1 << 53)]
 Money = Annotated[int, Meta(ge=0, le=1 << 53)]
 Rate = Annotated[int, Meta(ge=0, le=1 << 32)]
 Count = Annotated[int, Meta(ge=0, le=1 << 16)]
-Text = Annotated[str, Meta(max_length=1 << 18)]
+Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS_MAX)]
 
 
 class Message(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -163,9 +166,9 @@ class Award(Message, frozen=True, tag="award"):
     """The quote is taken; here is the prompt."""
 
     conversation: Ident
-    turns: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=256)]
+    turns: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=TURNS_MAX)]
     temperature_milli: Annotated[int, Meta(ge=0, le=10_000)]
-    seed: Annotated[int, Meta(ge=0, le=1 << 31)]
+    seed: Annotated[int, Meta(ge=0, le=SEED_MAX)]
 
 
 class Release(Message, frozen=True, tag="release"):

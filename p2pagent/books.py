@@ -25,9 +25,11 @@ from p2pagent.peer.messages import Dispute, Receipt, SignedRefund
 from p2pagent.types import Microcredits, PeerId
 
 BOOKED = """
-    SELECT id, receipts.body, role, other, receipts.acknowledged, reason, raised_ms, refunds.body IS NOT NULL
+    SELECT id, receipts.body, role, other, receipts.acknowledged, reason, raised_ms, refunds.body IS NOT NULL, good
     FROM receipts LEFT JOIN disputes ON disputes.receipt_id = id LEFT JOIN refunds ON refunds.receipt_id = id
+    LEFT JOIN deliveries ON deliveries.receipt_id = id
 """
+SIGNED_RECEIPTS = "SELECT body, seller_signature, buyer_signature FROM receipts"
 TURNOVERS = """
     SELECT other, sum(iif(role = 'buyer' AND refunds.body IS NULL, price_microcredits, 0)),
         sum(iif(role = 'seller' AND refunds.body IS NULL, price_microcredits, 0))
@@ -56,6 +58,8 @@ class Booked(Struct, frozen=True):
     """Why its buyer disputes it; None if it does not."""
     raised_ms: int | None
     refunded: bool
+    good: bool | None
+    """How its answer was rated; None if it was not, or was sold."""
 
     @property
     def state(self) -> State:
@@ -125,6 +129,11 @@ class Booking(Struct, eq=False):
     new: bool | None = None
 
 
+def span(prefix: str) -> list[bytes]:
+    """The first and the last id that begin with these hex digits."""
+    return [bytes.fromhex(prefix.ljust(64, digit)) for digit in "0f"]
+
+
 def booking_of(signed: SignedReceipt, me: PeerId) -> Booking:
     """What `signed` will be in the ledger of `me`.
 
@@ -142,8 +151,18 @@ def booking_of(signed: SignedReceipt, me: PeerId) -> Booking:
 
 def booked(row: Row) -> Booked:
     """The receipt in a row of `BOOKED`."""
-    ident, body, role, other, acknowledged, reason, raised_ms, refunded = row
-    return Booked(ident, receipt_in(body), role, PeerId(other), bool(acknowledged), reason, raised_ms, bool(refunded))
+    ident, body, role, other, acknowledged, reason, raised_ms, refunded, good = row
+    return Booked(
+        receipt_id=ident,
+        receipt=receipt_in(body),
+        role=role,
+        other=PeerId(other),
+        acknowledged=bool(acknowledged),
+        reason=reason,
+        raised_ms=raised_ms,
+        refunded=bool(refunded),
+        good=None if good is None else bool(good),
+    )
 
 
 def keep_dispute(connection: sqlite3.Connection, dispute: Dispute, raised_ms: int) -> bool:

@@ -64,7 +64,7 @@ class Network(Struct, frozen=True, forbid_unknown_fields=True):
     bootstrap: Annotated[tuple[str, ...], _about("Multiaddresses of peers to meet first.")] = ()
     psk: Annotated[str, _about("Pre-shared key of a private network, 64 hex digits; `p2pagent join` sets it.")] = ""
     mdns: Annotated[bool, _about("Find peers on the local network by multicast.")] = False
-    neighbours_max: Annotated[int, Meta(ge=1, le=256, description="Peers kept connected.")] = 64
+    neighbours_max: Annotated[int, Meta(ge=1, le=256, description="Peers kept connected, the busiest.")] = 64
 
 
 class Preferences(Struct, frozen=True, forbid_unknown_fields=True):

@@ -30,7 +30,6 @@ from p2pagent.ledger import receipt_in
 from p2pagent.net import (
     BootstrapFailed,
     FrameReceived,
-    GossipReceived,
     NetConfig,
     NetEvent,
     Network,
@@ -38,12 +37,12 @@ from p2pagent.net import (
     SendFailed,
 )
 from p2pagent.net import PeerDown as NetPeerDown
+from p2pagent.net import PeerIdle as NetPeerIdle
 from p2pagent.net import PeerUp as NetPeerUp
 from p2pagent.node import WARNINGS_MAX, LocalNode
 from p2pagent.peer.credit import Account
 from p2pagent.peer.debts import Debt
-from p2pagent.peer.events import AgentsChanged, Leave, Misbehaved, PeerDown, PeerUp, Received, Unsent
-from p2pagent.peer.membership import Sieve
+from p2pagent.peer.events import AgentsChanged, Leave, Misbehaved, PeerDown, PeerIdle, PeerUp, Received, Unsent
 from p2pagent.peer.messages import Record, Settle, SignedRecord
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import GOSSIP_PROTOCOL, HUB_PROTOCOL, QUERY_PROTOCOL, decode, parsed
@@ -105,21 +104,18 @@ class Daemon:
         self._config = config
         self._keys = Ed25519Keys(seed)
         self._warnings: deque[str] = deque(maxlen=WARNINGS_MAX)
-        self._sieve = Sieve(self._keys, config.network.name)
         self._space: Space = load_space(config.embedding.kind)
         self._network = Network(
             seed,
             NetConfig(
                 listen=config.network.listen,
                 bootstrap=config.network.bootstrap,
-                network=config.network.name,
                 psk=bytes.fromhex(config.network.psk) or None,
                 mdns=config.network.mdns,
                 neighbours_max=config.network.neighbours_max,
             ),
             (QUERY_PROTOCOL, GOSSIP_PROTOCOL, HUB_PROTOCOL),
             self._on_network,
-            self._worth_passing_on,
         )
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -146,6 +142,7 @@ class Daemon:
             debts,
             await self._store.open_disputes(),
             await self._store.unacknowledged_refunds(),
+            await self._store.load_experience(self._space.name),
         )
         self._hosting = Hosting(self._folder, self._space, self._store, changed=self._tell_agents, warn=self._warn)
         self._driver = Driver(self._peer, self._network, self._hosting.engines, self._store, clock)
@@ -198,12 +195,12 @@ class Daemon:
         match event:
             case FrameReceived(peer, protocol, payload):
                 self._on_bytes(peer, protocol, payload)
-            case GossipReceived(source, data):
-                self._on_bytes(source, GOSSIP_PROTOCOL, data)
             case NetPeerUp(peer):
                 self._driver.put(PeerUp(peer))
             case NetPeerDown(peer):
                 self._driver.put(PeerDown(peer))
+            case NetPeerIdle(peer):
+                self._driver.put(PeerIdle(peer))
             case SendFailed(peer, protocol):
                 # A neighbour that takes no gossip may still be trading with us.
                 if protocol != GOSSIP_PROTOCOL or peer not in self._peer.membership.neighbours:
@@ -222,13 +219,6 @@ class Daemon:
             self._driver.received(Misbehaved(peer, str(error)))
         else:
             self._driver.received(Received(peer, message))
-
-    def _worth_passing_on(self, _source: PeerId, data: bytes) -> bool:
-        try:
-            message = decode(GOSSIP_PROTOCOL, data)
-        except RemoteError:
-            return False
-        return isinstance(message, SignedRecord) and self._sieve.passes(message, self._driver.now_ms())
 
     def _meet_again(self, signed: SignedRecord) -> None:
         try:

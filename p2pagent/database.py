@@ -53,8 +53,26 @@ _MIGRATIONS = (
     CREATE TABLE sheets (id BLOB PRIMARY KEY NOT NULL, body BLOB NOT NULL, signature BLOB NOT NULL) STRICT;
     CREATE TABLE explanations (receipt_id BLOB PRIMARY KEY NOT NULL, body BLOB NOT NULL) STRICT;
     """,
+    """
+    CREATE TABLE deliveries (
+        receipt_id BLOB PRIMARY KEY NOT NULL,
+        delivery BLOB NOT NULL,
+        good INTEGER CHECK (good IN (0, 1)),
+        rated_ms INTEGER,
+        CHECK ((good IS NULL) = (rated_ms IS NULL))
+    ) STRICT;
+    CREATE TABLE experience (
+        peer TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        space TEXT NOT NULL,
+        value BLOB NOT NULL CHECK (length(value) <= 65536),
+        PRIMARY KEY (peer, agent, space)
+    ) STRICT;
+    """,
 )
 """Each brings the schema one version on; `PRAGMA user_version` counts those that have run."""
+
+SCHEMA_VERSION = len(_MIGRATIONS)
 
 
 @contextmanager
@@ -105,9 +123,9 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application != _APPLICATION_ID and (application or version or tables):
         raise LocalError(f"{path} is not a p2pagent ledger", "move that file away", Exit.STORE)
-    if version > len(_MIGRATIONS):
+    if version > SCHEMA_VERSION:
         raise LocalError(
-            f"the ledger {path} has schema version {version}, this program knows {len(_MIGRATIONS)}",
+            f"the ledger {path} has schema version {version}, this program knows {SCHEMA_VERSION}",
             "install the newer p2pagent that wrote it",
             Exit.STORE,
         )

@@ -25,6 +25,7 @@ from p2pagent.peer.events import (
     Ask,
     Blame,
     CancelAsk,
+    Delivery,
     DisputeRecorded,
     Effect,
     Event,
@@ -34,6 +35,7 @@ from p2pagent.peer.events import (
     GenerationEnded,
     GenerationFailed,
     Learn,
+    Learned,
     Misbehaved,
     Outcome,
     Post,
@@ -41,11 +43,12 @@ from p2pagent.peer.events import (
     PostRefund,
     Provide,
     ProvidersFound,
-    Publish,
+    Rating,
     Received,
     RecordDispute,
     RefundAcknowledged,
     RefundPosted,
+    Remember,
     Send,
     SetTimer,
     Shun,
@@ -60,7 +63,7 @@ from p2pagent.peer.hub_messages import SignedSheet
 from p2pagent.peer.messages import Dispute, SignedRefund
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import encode, protocol_of
-from p2pagent.types import PeerId
+from p2pagent.types import AgentRef, PeerId
 
 WAITING_MAX = 4096
 """Events waiting to be handled beyond which those of other peers are dropped."""
@@ -71,7 +74,9 @@ PIECE_MS = 20
 PIECE_CHARACTERS_MAX = 1 << 14
 """An engine may hand over a whole answer at once; a message takes no more than a piece of it."""
 
-PROVIDERS_MAX = 16
+PROVIDERS_MAX = 4
+"""Each is dialled to see whether it lives; a few members know all others of their cell."""
+
 UPDATES_PER_TOKEN = 2
 """Room for the user's updates: each piece holds a token or more, and an answer may start over."""
 
@@ -81,9 +86,6 @@ class Transport(Protocol):
 
     def send(self, peer: PeerId, protocol: str, payload: bytes) -> None:
         """Queue a frame for `peer`; a failure comes back as an event."""
-
-    def publish(self, data: bytes) -> None:
-        """Gossip our record."""
 
     def learn_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         """Remember where `peer` is reached."""
@@ -112,6 +114,12 @@ class Bookkeeper(Protocol):
 
     async def explain(self, receipt_id: bytes, explanation: bytes) -> None:
         """Keep how a receipt of ours came about."""
+
+    async def remember(self, receipt_id: bytes, delivery: Delivery, rating: Rating | None) -> None:
+        """Keep what is needed to rate a receipt of ours."""
+
+    async def save_experience(self, learned: Sequence[Learned]) -> None:
+        """Keep what is known of these agents, in place of what was."""
 
     async def acknowledge(self, receipt_id: bytes) -> None:
         """The seller has booked it too."""
@@ -154,6 +162,7 @@ class Driver:
         self._jobs: dict[bytes, trio.CancelScope] = {}
         self._users: dict[str, trio.MemorySendChannel[Update]] = {}
         self._queries = 0
+        self._unsaved: dict[AgentRef, Learned] = {}
 
     def now_ms(self) -> int:
         """The time that the peer is told."""
@@ -240,8 +249,6 @@ class Driver:
         match effect:
             case Send(peer, message):
                 self._transport.send(peer, protocol_of(message), encode(message))
-            case Publish(record):
-                self._transport.publish(encode(record))
             case SetTimer(at_ms, timer):
                 self._timers_set += 1
                 heappush(self._timers, (at_ms, self._timers_set, timer))
@@ -255,6 +262,11 @@ class Driver:
                 nursery.start_soon(self._book, effect)
             case Archive(sheet_id, sheet):
                 nursery.start_soon(self._books.archive, sheet_id, sheet)
+            case Remember(receipt_id, delivery, rating):
+                nursery.start_soon(self._books.remember, receipt_id, delivery, rating)
+            case Learned(agent):
+                self._unsaved[agent] = effect
+                nursery.start_soon(self._save_experience)
             case Acknowledged(receipt_id):
                 nursery.start_soon(self._books.acknowledge, receipt_id)
             case PostRefund(refund):
@@ -338,6 +350,12 @@ class Driver:
         """Only what is durable is reported. Those that wait together share one transaction of the store."""
         new = await self._books.post(effect.receipt, effect.seller_signature, effect.buyer_signature)
         self.put(Posted(effect.receipt_id, new))
+
+    async def _save_experience(self) -> None:
+        """Whoever comes first takes all there is: tasks start in any order, and what is older must not be last."""
+        unsaved, self._unsaved = self._unsaved, {}
+        if unsaved:
+            await self._books.save_experience(list(unsaved.values()))
 
     async def _book_refund(self, refund: SignedRefund) -> None:
         self.put(RefundPosted(refund, await self._books.book_refund(refund)))

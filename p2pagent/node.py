@@ -8,7 +8,18 @@ import trio
 from msgspec import Struct
 
 from p2pagent import __version__
-from p2pagent.api.node import AccountView, AgentView, EngineView, LedgerView, PeerView, ReceiptView, StatusView
+from p2pagent.api.node import (
+    AccountView,
+    AgentView,
+    EngineView,
+    LedgerView,
+    PeerView,
+    Question,
+    RatingView,
+    ReceiptView,
+    StatusView,
+    Verdict,
+)
 from p2pagent.books import Booked
 from p2pagent.config import Config, Preferences
 from p2pagent.driver import Driver
@@ -18,13 +29,13 @@ from p2pagent.errors import EngineUnavailableError, Exit, LocalError
 from p2pagent.keys import Keys
 from p2pagent.net import Network
 from p2pagent.peer.disputes import make_refund
-from p2pagent.peer.events import Ask, Disputed, Policy, RefundPosted, Update
+from p2pagent.peer.events import Ask, Disputed, Policy, Rating, RefundPosted, Update
 from p2pagent.peer.messages import AgentAdvert, Dispute
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import FRAME_BYTES_MAX
 from p2pagent.routing.prototypes import Space
 from p2pagent.store import Store
-from p2pagent.types import ChatMessage, Sampling
+from p2pagent.types import AgentRef, ChatMessage, Sampling
 
 WARNINGS_MAX = 16
 DISPUTES_SHOWN_MAX = 1000
@@ -53,28 +64,29 @@ class LocalNode(Struct):
 
     @asynccontextmanager
     async def ask(
-        self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy
+        self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy, expect: str = ""
     ) -> AsyncIterator[trio.MemoryReceiveChannel[Update]]:
         """Ask the network; see `p2pagent.api.node.Node.ask`."""
-        async with self.driver.ask(await self._question(turns, sampling, policy)) as updates:
+        async with self.driver.ask(await self._question(turns, sampling, policy, expect)) as updates:
             yield updates
 
     @asynccontextmanager
     async def ask_all(
-        self, questions: Sequence[str], sampling: Sampling, policy: Policy
+        self, questions: Sequence[Question], sampling: Sampling, policy: Policy
     ) -> AsyncIterator[tuple[trio.MemoryReceiveChannel[Update], ...]]:
         """Ask the network many questions together; see `p2pagent.api.node.Node.ask_all`."""
         makes = []
         for number, question in enumerate(questions, 1):
             try:
-                makes.append(await self._question((ChatMessage("user", question),), sampling, policy))
+                turns = (ChatMessage("user", question.text),)
+                makes.append(await self._question(turns, sampling, policy, question.expect))
             except LocalError as error:
                 raise LocalError(f"question {number}: {error.cause}", error.hint, error.exit_code) from error
         async with self.driver.ask_all(makes) as updates:
             yield updates
 
     async def _question(
-        self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy
+        self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy, expect: str
     ) -> Callable[[str], Ask]:
         """What makes the event of a query id.
 
@@ -95,7 +107,7 @@ class LocalNode(Struct):
             hint = "shorten it, or host an agent with a longer context"
             cause = f"the question has {prompt_tokens} tokens; no agent takes {context} or more"
             raise LocalError(cause, hint, Exit.TOO_LONG)
-        return lambda query: Ask(query, turns, sampling, prompt_tokens, policy)
+        return lambda query: Ask(query, turns, sampling, prompt_tokens, policy, expect=expect)
 
     def status(self) -> StatusView:
         """How the daemon fares now."""
@@ -113,8 +125,9 @@ class LocalNode(Struct):
             queries_running=self.peer.buyer.running,
             frames_in=net.frames_in,
             frames_out=net.frames_out,
-            gossip_in=net.gossip_in,
-            gossip_out=net.gossip_out,
+            cells=self.peer.membership.cells.names(),
+            members=len(self.peer.membership.members()),
+            distrust=self.peer.membership.distrust,
             faults=self.driver.faults + self.driver.events_dropped + net.guarded_exceptions,
             warnings=tuple(self.warnings),
         )
@@ -128,7 +141,10 @@ class LocalNode(Struct):
                 peer=peer,
                 connected=peer in self.peer.membership.neighbours,
                 lease_left_ms=max(0, entry.expires_ms - now_ms),
-                agents=tuple(_agent_view(agent) for agent in entry.record.agents),
+                agents=tuple(
+                    _agent_view(agent, self.peer.memory.outcomes(AgentRef(peer, agent.name)))
+                    for agent in entry.record.agents
+                ),
                 balance_microcredits=balances.get(peer, 0),
                 faults=round(self.peer.directory.faults(peer, now_ms)),
             )
@@ -184,6 +200,26 @@ class LocalNode(Struct):
             self.driver.put(RefundPosted(refund, outcome))
         return _receipt_view(await self.store.find(name))
 
+    async def rate(self, receipt: str, rating: Verdict) -> RatingView:
+        """Say how good an answer was; see `p2pagent.api.node.Node.rate`."""
+        booked = await self.store.find(receipt)
+        name = booked.receipt_id.hex()
+        if booked.role != "buyer":
+            hint = "its buyer may rate it; `p2pagent ledger` lists what you bought"
+            raise LocalError(f"receipt {name} is of an answer that you sold", hint, Exit.STORE)
+        rated = await self.store.rate(booked.receipt_id, Rating(rating == "good", self.driver.now_ms()))
+        if rated is None:
+            hint = "rate answers while they are among the latest few thousand"
+            raise LocalError(f"of receipt {name} too little is kept to learn from it", hint, Exit.STORE)
+        outcomes = self.peer.memory.outcomes(rated.delivery.agent)
+        self.driver.put(rated)
+        return RatingView(
+            receipt=_receipt_view(await self.store.find(name)),
+            earlier=None if rated.earlier is None else _verdict(rated.earlier.good),
+            expected_quality=rated.delivery.quality,
+            outcomes=outcomes,
+        )
+
     async def _count(self, turns: tuple[ChatMessage, ...]) -> int:
         for engine in self.engines.values():
             try:
@@ -211,6 +247,10 @@ def _engine_view(name: str, engine: Engine) -> EngineView:
     )
 
 
+def _verdict(good: bool) -> Verdict:
+    return "good" if good else "bad"
+
+
 def _receipt_view(booked: Booked) -> ReceiptView:
     return ReceiptView(
         receipt_id=booked.receipt_id.hex(),
@@ -226,10 +266,11 @@ def _receipt_view(booked: Booked) -> ReceiptView:
         state=booked.state,
         reason=booked.reason,
         raised_ms=booked.raised_ms,
+        rating=None if booked.good is None else _verdict(booked.good),
     )
 
 
-def _agent_view(advert: AgentAdvert) -> AgentView:
+def _agent_view(advert: AgentAdvert, outcomes: int) -> AgentView:
     return AgentView(
         name=advert.name,
         model=advert.model,
@@ -238,4 +279,5 @@ def _agent_view(advert: AgentAdvert) -> AgentView:
         slots=advert.slots,
         prompt_microcredits=advert.rates.prompt,
         output_microcredits=advert.rates.output,
+        outcomes=outcomes,
     )

@@ -4,26 +4,35 @@ One SQLite file. `Store` is the trio side: it lets one worker thread at a time i
 all receipts that wait for their turn in one transaction: a busy ledger pays for one fsync per batch, not per receipt.
 """
 
-import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 import trio
-from msgspec import Struct
 
-from p2pagent import books
-from p2pagent.books import BOOKED, TURNOVERS, Booked, Booking, Database, Turnover, booked, booking_of
-from p2pagent.database import faults, opened, schema_version
+from p2pagent import books, ratings
+from p2pagent.books import (
+    BOOKED,
+    SIGNED_RECEIPTS,
+    TURNOVERS,
+    Booked,
+    Booking,
+    Database,
+    Turnover,
+    booked,
+    booking_of,
+    span,
+)
+from p2pagent.database import faults, opened
 from p2pagent.errors import Exit, LocalError
-from p2pagent.ledger import PEER_ACCOUNT, Book, Entry, Row, SignedReceipt
-from p2pagent.peer.events import Disputed, Outcome
+from p2pagent.ledger import PEER_ACCOUNT, SignedReceipt
+from p2pagent.peer.events import Delivery, Disputed, Learned, Outcome, Rated, Rating
 from p2pagent.peer.hub_messages import SignedSheet
 from p2pagent.peer.messages import Dispute, SignedRecord, SignedRefund
-from p2pagent.types import Microcredits, PeerId
+from p2pagent.types import AgentRef, Microcredits, PeerId
 
 CACHE_ROWS_MAX = 256
 """More than one device's agents times the calibrations they are ever measured by; the oldest go first."""
@@ -36,13 +45,9 @@ UNACKNOWLEDGED_MAX = 4096
 BATCH_MAX = 256
 """Receipts per transaction: what the last of them waits stays a matter of milliseconds."""
 
-_CLAIMS = 2
-"""The version of the schema from which on refunds, disputes, sheets and explanations are kept."""
-
 FILE = "store.db"
 """Its name in a device's folder."""
 
-_SIGNED_RECEIPTS = "SELECT body, seller_signature, buyer_signature FROM receipts"
 _FORGET_OLDEST, _FORGET_SHEETS, _FORGET_EXPLANATIONS = (
     f"DELETE FROM {table} WHERE rowid <= (SELECT rowid FROM {table} ORDER BY rowid DESC LIMIT 1 OFFSET ?)"  # noqa: S608
     for table in ("capabilities", "sheets", "explanations")
@@ -50,14 +55,6 @@ _FORGET_OLDEST, _FORGET_SHEETS, _FORGET_EXPLANATIONS = (
 
 _Args = TypeVarTuple("_Args")
 _T = TypeVar("_T")
-
-
-class Named(Struct, frozen=True):
-    """What the beginning of an id names in a store: receipts, how they came about, sheets; each by its whole id."""
-
-    receipts: dict[bytes, SignedReceipt]
-    explanations: dict[bytes, bytes]
-    sheets: dict[bytes, SignedSheet]
 
 
 class Store:
@@ -105,12 +102,12 @@ class Store:
 
     async def unacknowledged(self) -> list[SignedReceipt]:
         """Receipts for which this device owes and the seller has not confirmed; the newest 4096, newest first."""
-        sql = f"{_SIGNED_RECEIPTS} WHERE acknowledged = 0 ORDER BY rowid DESC LIMIT ?"
+        sql = f"{SIGNED_RECEIPTS} WHERE acknowledged = 0 ORDER BY rowid DESC LIMIT ?"
         return [SignedReceipt(*row) for row in await self._alone(self._database.read, sql, UNACKNOWLEDGED_MAX)]
 
     async def all_receipts(self) -> list[SignedReceipt]:
         """The whole ledger in the order of booking, for an audit."""
-        sql = f"{_SIGNED_RECEIPTS} ORDER BY rowid"
+        sql = f"{SIGNED_RECEIPTS} ORDER BY rowid"
         return [SignedReceipt(*row) for row in await self._alone(self._database.read, sql)]
 
     async def receipts(self, limit: int) -> list[Booked]:
@@ -129,8 +126,8 @@ class Store:
         Raises:
             LocalError: there is none, or more than one.
         """
-        span = _span(prefix)
-        rows = await self._alone(self._database.read, f"{BOOKED} WHERE id BETWEEN ? AND ? LIMIT 2", *span)
+        ids = span(prefix)
+        rows = await self._alone(self._database.read, f"{BOOKED} WHERE id BETWEEN ? AND ? LIMIT 2", *ids)
         if len(rows) != 1:
             cause = "more than one receipt begins with" if rows else "no receipt here begins with"
             raise LocalError(f"{cause} {prefix}", "`p2pagent ledger` lists the latest receipts", Exit.STORE)
@@ -201,6 +198,22 @@ class Store:
         put = ("REPLACE INTO explanations VALUES (?, ?)", [(receipt_id, explanation)])
         await self._alone(self._database.write, put, (_FORGET_EXPLANATIONS, [(EXPLANATIONS_MAX,)]))
 
+    async def remember(self, receipt_id: bytes, delivery: Delivery, rating: Rating | None) -> None:
+        """Keep what is needed to rate a receipt of ours; that of the 4096 newest is kept."""
+        await self._alone(self._database.transact, ratings.keep_delivery, receipt_id, delivery, rating)
+
+    async def rate(self, receipt_id: bytes, rating: Rating) -> Rated | None:
+        """Rate a receipt of ours, in place of an earlier rating; None if what that needs is not kept any more."""
+        return await self._alone(self._database.transact, ratings.rate, receipt_id, rating)
+
+    async def save_experience(self, learned: Sequence[Learned]) -> None:
+        """Keep what is known of these agents, in place of what was; that of the 4096 learned of last is kept."""
+        await self._alone(self._database.transact, ratings.save_experience, learned)
+
+    async def load_experience(self, space: str) -> dict[AgentRef, bytes]:
+        """What is known of agents in `space`."""
+        return await self._alone(self._database.transact, ratings.load_experience, space)
+
     async def save_records(self, records: Sequence[SignedRecord]) -> None:
         """Replace the snapshot of the directory by the first 1024 of `records`."""
         put = ("INSERT INTO records VALUES (?, ?)", [(each.body, each.signature) for each in records[:RECORDS_MAX]])
@@ -231,87 +244,6 @@ async def open_store(path: Path, me: PeerId) -> AsyncIterator[Store]:
         finally:
             with trio.CancelScope(shield=True):
                 await thread(stack.close)
-
-
-def read_receipts(path: Path) -> list[SignedReceipt]:
-    """The ledger of another daemon, running or stopped, in the order of booking. Blocks; nothing is written to it.
-
-    Raises:
-        LocalError: missing, damaged, of a newer version, or not a store.
-    """
-    with _reading(path) as connection:
-        schema_version(connection, path)
-        return [SignedReceipt(*row) for row in Database(connection).read(f"{_SIGNED_RECEIPTS} ORDER BY rowid")]
-
-
-def read_book(path: Path) -> Book:
-    """All that the ledger of a daemon holds, running or stopped, at one moment. Blocks; writes nothing.
-
-    Raises:
-        LocalError: missing, damaged, of another version, or not a store.
-    """
-    with _reading(path) as connection:
-        _require_current(connection, path)
-        read = Database(connection).read
-        connection.execute("BEGIN")  # a daemon may be booking meanwhile
-        ((owner,),) = read("SELECT value FROM meta WHERE key = 'owner'")
-        rows = read(
-            "SELECT id, body, seller_signature, buyer_signature, role, other, price_microcredits, issued_ms,"
-            " acknowledged FROM receipts ORDER BY rowid"
-        )
-        refunds = read("SELECT receipt_id, body, signature FROM refunds ORDER BY rowid")
-        disputes = read("SELECT receipt_id FROM disputes")
-        moves = read("SELECT receipt_id, account, amount_microcredits FROM entries ORDER BY rowid")
-    return Book(
-        owner=PeerId(owner),
-        rows=tuple(
-            Row(ident, SignedReceipt(*signed), role, PeerId(other), price, issued_ms, bool(acknowledged))
-            for ident, *signed, role, other, price, issued_ms, acknowledged in rows
-        ),
-        refunds={ident: SignedRefund(body, signature) for ident, body, signature in refunds},
-        disputed=frozenset(ident for (ident,) in disputes),
-        entries=tuple((ident, Entry(account, amount)) for ident, account, amount in moves),
-    )
-
-
-def read_named(path: Path, prefix: str) -> Named:
-    """What `prefix`, up to 64 hex digits, names in the store of a daemon, running or stopped. Blocks; writes nothing.
-
-    Raises:
-        LocalError: missing, damaged, of another version, or not a store.
-    """
-    span = _span(prefix)
-    with _reading(path) as connection:
-        _require_current(connection, path)
-        read = Database(connection).read
-        receipts = read(
-            "SELECT id, body, seller_signature, buyer_signature FROM receipts WHERE id BETWEEN ? AND ?", *span
-        )
-        explanations = read("SELECT receipt_id, body FROM explanations WHERE receipt_id BETWEEN ? AND ?", *span)
-        sheets = read("SELECT id, body, signature FROM sheets WHERE id BETWEEN ? AND ?", *span)
-    return Named(
-        receipts={row[0]: SignedReceipt(*row[1:]) for row in receipts},
-        explanations=dict(explanations),
-        sheets={row[0]: SignedSheet(*row[1:]) for row in sheets},
-    )
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """The database at `path`, not to be written to. Its faults are the owner's to mend."""
-    with faults(path), closing(sqlite3.connect(path.resolve().as_uri() + "?mode=ro", uri=True)) as connection:
-        yield connection
-
-
-def _span(prefix: str) -> list[bytes]:
-    """The first and the last id that begin with these hex digits."""
-    return [bytes.fromhex(prefix.ljust(64, digit)) for digit in "0f"]
-
-
-def _require_current(connection: sqlite3.Connection, path: Path) -> None:
-    if schema_version(connection, path) < _CLAIMS:
-        cause = f"the ledger {path} is empty or of an older p2pagent"
-        raise LocalError(cause, "`p2pagent up` brings it up to date", Exit.STORE)
 
 
 class _Thread:

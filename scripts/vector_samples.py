@@ -6,29 +6,41 @@ import msgspec
 
 from p2pagent.keys import Ed25519Keys
 from p2pagent.peer.messages import (
+    Ack,
     AgentAdvert,
     Award,
     Call,
     Chunk,
     Delta,
-    Digest,
     Dispute,
     Fail,
     Final,
+    Heartbeat,
+    Known,
+    Load,
+    Look,
     Message,
+    Nack,
+    News,
+    Ping,
+    Pull,
     Quote,
     RateCard,
     Receipt,
     Record,
     Refund,
     Refuse,
+    Relay,
     Release,
     Settle,
     Settled,
+    Sight,
+    SignedHeartbeat,
     SignedQuote,
     SignedRecord,
     SignedRefund,
-    Summary,
+    SignedSuspicion,
+    Suspicion,
     Turn,
 )
 from p2pagent.peer.wire import encode, receipt_id, sealed
@@ -46,20 +58,27 @@ RECORD = Record(
     space="hash-charwb3to5-4096-256/1@0123456789abcdef",
     incarnation=START_MS,
     sequence=7,
-    issued_ms=START_MS + 210_000,
-    lease_ms=90_000,
     addresses=("/ip4/192.0.2.7/tcp/4101", "/ip6/2001:db8::7/tcp/4101"),
     agents=(AgentAdvert("sums", "add", bytes([255, 128, 0]), RATES, 4096, 4),),
 )
-GOODBYE = msgspec.structs.replace(RECORD, sequence=8, issued_ms=START_MS + 215_000, lease_ms=0, agents=())
+HEARTBEAT = Heartbeat(
+    peer=SELLER.peer,
+    incarnation=START_MS,
+    sequence=7,
+    refuted=1,
+    issued_ms=START_MS + 210_000,
+    lease_ms=120_000,
+    loads=(Load(running=3, waiting=1, arrived=41, served=37, busy_ms=52_000),),
+)
+GOODBYE = msgspec.structs.replace(HEARTBEAT, issued_ms=START_MS + 215_000, lease_ms=0, loads=())
+BUSIEST = Heartbeat(SELLER.peer, *[1 << 53] * 4, 1 << 31, (Load(*[1 << 16] * 2, *[1 << 53] * 3),) * 8)
+SUSPICION = Suspicion(accuser=BUYER.peer, accused=SELLER.peer, incarnation=START_MS, refuted=1)
 LARGEST = Record(
     peer=SELLER.peer,
     network="n" * 64,
     space="s" * 64,
     incarnation=1 << 53,
     sequence=1 << 53,
-    issued_ms=1 << 53,
-    lease_ms=1 << 31,
     addresses=(),
     agents=(AgentAdvert("a", "m" * 64, bytes(256), RateCard(1 << 32, 1 << 32, 1 << 32), 1 << 24, 1 << 16),),
 )
@@ -106,6 +125,8 @@ DEARER_RECEIPT = msgspec.structs.replace(
     price_microcredits=RECEIPT.price_microcredits + 120,
 )
 SIGNED_RECORD = SignedRecord(*sealed(RECORD, SELLER))
+BEAT = SignedHeartbeat(*sealed(HEARTBEAT, SELLER))
+NEWS = News((BEAT, SignedHeartbeat(*sealed(GOODBYE, SELLER))), (SignedSuspicion(*sealed(SUSPICION, BUYER)),))
 RECEIPT_BODY, SELLER_SIGNATURE = sealed(RECEIPT, SELLER)
 BUYER_SIGNATURE = sealed(RECEIPT, BUYER)[1]
 REFUND = Refund(
@@ -118,7 +139,7 @@ CALL = Call(CONVERSATION, "sums", RECORD.space, bytes([127, 0, 129]), 24, 64, 2_
 AWARD = Award(CONVERSATION, (Turn("system", ""), Turn("user", "What is 47 plus 38?")), 700, 4711)
 CHUNK = Chunk(CONVERSATION, 0, ANSWER)
 DISPUTE = Dispute(REFUND.receipt_id, "half of the answer is missing")
-DIGEST = Digest((Summary(SELLER.peer, START_MS, 7), Summary(BUYER.peer, 0, 1 << 53)), pull=True)
+LOOK = Look("/0110.01")
 
 QUERY_VALID: dict[str, Message] = {
     "call": CALL,
@@ -143,13 +164,22 @@ QUERY_VALID: dict[str, Message] = {
     "refund": SignedRefund(*sealed(REFUND, SELLER)),
 }
 GOSSIP_VALID: dict[str, Message] = {
-    "record": SIGNED_RECORD,
-    "record: a peer that leaves": SignedRecord(*sealed(GOODBYE, SELLER)),
-    "record: a body of any bytes, looked at only when it is opened": SignedRecord(b"", SIGNATURE),
-    "digest": DIGEST,
-    "digest: nothing known": Digest((), pull=False),
-    "delta": Delta((SIGNED_RECORD, SignedRecord(*sealed(GOODBYE, SELLER)))),
+    "ping": Ping(4711, NEWS),
+    "ping: no news": Ping(0, News((), ())),
+    "ping: bodies of any bytes, looked at only when they are opened": Ping(
+        1 << 16, News((SignedHeartbeat(b"", SIGNATURE),) * 32, (SignedSuspicion(b"", SIGNATURE),) * 16)
+    ),
+    "ack": Ack(4711, NEWS),
+    "relay": Relay(4712, SELLER.peer),
+    "nack": Nack(4712),
+    "pull": Pull((SELLER.peer, BUYER.peer)),
+    "delta": Delta((Known(SIGNED_RECORD, BEAT),)),
     "delta: nothing": Delta(()),
+    "look": LOOK,
+    "look: everything": Look("/"),
+    "look: half of a space of one prototype": Look("/.1"),
+    "sight": Sight("/0110", "/0110.01", (BEAT,)),
+    "sight: nobody": Sight("/", "/", ()),
 }
 
 

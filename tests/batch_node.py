@@ -5,6 +5,7 @@ from contextlib import ExitStack, asynccontextmanager
 
 import trio
 
+from p2pagent.api.node import Question
 from p2pagent.errors import Exit, LocalError
 from p2pagent.peer.events import Policy, Update
 from p2pagent.types import ChatMessage, Sampling
@@ -26,13 +27,15 @@ class BatchNode(ScriptedNode):
 
     @asynccontextmanager
     async def ask_all(
-        self, questions: Sequence[str], sampling: Sampling, policy: Policy
+        self, questions: Sequence[Question], sampling: Sampling, policy: Policy
     ) -> AsyncIterator[tuple[trio.MemoryReceiveChannel[Update], ...]]:
-        if any(len(question) > 10_000 for question in questions):
+        texts = [question.text for question in questions]
+        if any(len(text) > 10_000 for text in texts):
             raise LocalError("question 2: the question is longer than any context", "shorten it", Exit.TOO_LONG)
-        self.batches.append(tuple(questions))
-        self.asked += [((ChatMessage("user", question),), sampling, policy) for question in questions]
-        told = {question: trio.Event() for question in questions}
+        self.batches.append(tuple(texts))
+        self.asked += [((ChatMessage("user", text),), sampling, policy) for text in texts]
+        self.expected += [question.expect for question in questions]
+        told = {text: trio.Event() for text in texts}
 
         async def tell(question: str, send: trio.MemorySendChannel[Update]) -> None:
             if question in self.after:
@@ -47,7 +50,7 @@ class BatchNode(ScriptedNode):
             with ExitStack() as stack:
                 async with trio.open_nursery() as nursery:
                     channels = []
-                    for question in questions:
+                    for question in texts:
                         send, receive = trio.open_memory_channel[Update](0)
                         stack.enter_context(send)
                         channels.append(stack.enter_context(receive))

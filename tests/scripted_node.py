@@ -6,7 +6,17 @@ from contextlib import asynccontextmanager
 import trio
 from msgspec import structs
 
-from p2pagent.api.node import AccountView, AgentView, EngineView, LedgerView, PeerView, ReceiptView, StatusView
+from p2pagent.api.node import (
+    AccountView,
+    AgentView,
+    EngineView,
+    LedgerView,
+    PeerView,
+    RatingView,
+    ReceiptView,
+    StatusView,
+    Verdict,
+)
 from p2pagent.config import Preferences
 from p2pagent.errors import Exit, LocalError
 from p2pagent.peer.events import Answered, Candidate, Policy, Text, Unanswered, Update
@@ -52,16 +62,19 @@ class ScriptedNode:
         self.left = trio.Event()
         self.ready = True
         self.disputed: tuple[ReceiptView, ...] = ()
+        self.rated: Verdict | None = None
+        self.expected: list[str] = []
 
     @asynccontextmanager
     async def ask(
-        self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy
+        self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy, expect: str = ""
     ) -> AsyncIterator[trio.MemoryReceiveChannel[Update]]:
         if not turns[-1].content.strip():
             raise LocalError("the question is empty", "ask something", Exit.EMPTY_QUESTION)
         if len(turns[-1].content) > 10_000:
             raise LocalError("the question is longer than any context", "shorten it", Exit.TOO_LONG)
         self.asked.append((turns, sampling, policy))
+        self.expected.append(expect)
         send, receive = trio.open_memory_channel[Update](len(self.script))
         for update in self.script:
             send.send_nowait(update)
@@ -85,25 +98,33 @@ class ScriptedNode:
             queries_running=0,
             frames_in=1,
             frames_out=2,
-            gossip_in=3,
-            gossip_out=4,
+            cells=("/",),
+            members=1,
+            distrust=0,
             faults=0,
             warnings=("the clock is off",),
         )
 
     async def peers(self) -> tuple[PeerView, ...]:
-        agent = AgentView("reverse", "reverse", 0.9, 512, 4, 10, 40)
+        agent = AgentView("reverse", "reverse", 0.9, 512, 4, 10, 40, 7)
         return (PeerView(SELLER, True, 30_000, (agent,), -328, 0), PeerView(PEER, False, 0, (), 0, 2))
 
     async def ledger(self, limit: int) -> LedgerView:
         account = AccountView(-328, 1_000_164, 0, 328, 0)
-        return LedgerView({SELLER: account}, (RECEIPT,) * min(limit, 2), self.disputed)
+        receipt = structs.replace(RECEIPT, rating=self.rated)
+        return LedgerView({SELLER: account}, (receipt,) * min(limit, 2), self.disputed)
 
     async def dispute(self, receipt: str, reason: str) -> ReceiptView:
         if not RECEIPT.receipt_id.startswith(receipt):
             raise LocalError(f"no receipt here begins with {receipt}", "look", Exit.STORE)
         self.disputed = (structs.replace(RECEIPT, state="disputed", reason=reason, raised_ms=RECEIPT.issued_ms),)
         return self.disputed[0]
+
+    async def rate(self, receipt: str, rating: Verdict) -> RatingView:
+        if not RECEIPT.receipt_id.startswith(receipt):
+            raise LocalError(f"no receipt here begins with {receipt}", "look", Exit.STORE)
+        earlier, self.rated = self.rated, rating
+        return RatingView(structs.replace(RECEIPT, rating=rating), earlier, 0.62, 3)
 
     async def refund(self, receipt: str) -> ReceiptView:
         raise LocalError(f"receipt {receipt} is of an answer that you bought", "dispute it", Exit.STORE)

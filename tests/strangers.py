@@ -1,5 +1,6 @@
 """What strangers send: calls, quotes, answers and records as an honest peer makes them, for tests to bend."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from random import Random
 
@@ -14,10 +15,15 @@ from p2pagent.peer.messages import (
     AgentAdvert,
     Award,
     Call,
+    Delta,
     Final,
+    Heartbeat,
+    Known,
+    Load,
     Quote,
     Receipt,
     Record,
+    SignedHeartbeat,
     SignedQuote,
     SignedRecord,
     Turn,
@@ -58,7 +64,7 @@ def make_peer(
 def make_call(space: Space, number: int, subject: int = 0, **changes: object) -> Call:
     """A call for an answer on `subject`."""
     text = prompt(subject)
-    call = Call(ident(number), "agent", space.name, space.embed(text), len(text), 64, 2_000)
+    call = Call(ident(number), "agent", space.name, space.embed(text), len(text), 64, 120_000)
     return msgspec.structs.replace(call, **changes)
 
 
@@ -67,14 +73,11 @@ def make_award(number: int, subject: int = 0) -> Award:
     return Award(ident(number), (Turn("user", prompt(subject)),), 0, 0)
 
 
-def make_record(
-    keys: SimKeys, space: Space, *adverts: AgentAdvert, sequence: int = 1, lease_ms: int = 600_000
-) -> SignedRecord:
-    """What a peer with these agents publishes."""
-    record = Record(
-        keys.peer, "test", space.name, 1, sequence, START_MS, lease_ms, ("/ip4/127.0.0.1/tcp/4001",), adverts
-    )
-    return SignedRecord(*sealed(record, keys))
+def make_delta(keys: SimKeys, space: Space, *adverts: AgentAdvert, sequence: int = 1, lease_ms: int = 600_000) -> Delta:
+    """By which a peer with these agents makes itself known."""
+    record = Record(keys.peer, "test", space.name, 1, sequence, ("/ip4/127.0.0.1/tcp/4001",), adverts)
+    beat = Heartbeat(keys.peer, 1, sequence, 0, START_MS, lease_ms, tuple(Load(0, 0, 0, 0, 0) for _ in adverts))
+    return Delta((Known(SignedRecord(*sealed(record, keys)), SignedHeartbeat(*sealed(beat, keys))),))
 
 
 def make_quote(keys: SimKeys, call: Call, buyer: PeerId = ME.peer, **changes: object) -> SignedQuote:
@@ -130,3 +133,16 @@ def sent(effects: list[Effect], to: SimKeys | None = None) -> list[WireMessage]:
     for message in messages:
         msgspec.convert(msgspec.msgpack.decode(encode(message)), type(message), strict=False)
     return messages
+
+
+def three_best(
+    utilities: Sequence[float],
+    _unseen_s: Sequence[float],
+    _utilisation: Sequence[float],
+    _delay_cost_per_s: float,
+    _rng: Random,
+    floor: float,
+) -> list[int]:
+    """In place of `game.choose`, for tests of what follows when three are asked."""
+    better = [number for number, utility in enumerate(utilities) if utility > floor]
+    return sorted(better, key=lambda number: -utilities[number])[:3]

@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from p2pagent.api import faults
 from p2pagent.api.chat import cancel_when_gone, next_update
-from p2pagent.api.chat_request import Extension
+from p2pagent.api.chat_request import Worth
 from p2pagent.api.faults import ApiError
-from p2pagent.api.node import Node
+from p2pagent.api.node import Node, Question
 from p2pagent.api.tree import from_tree, to_tree
 from p2pagent.errors import LocalError
 from p2pagent.peer.events import Answered, Restarted, Text, Unanswered, Update
@@ -29,14 +29,24 @@ QUESTIONS_MAX = 256
 """Questions in a batch, and in all batches under way."""
 
 
-class BatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client asks, and what each answer is worth."""
+_Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS_MAX)]
 
-    questions: Annotated[
-        tuple[Annotated[str, Meta(max_length=TEXT_CHARACTERS_MAX)], ...], Meta(min_length=1, max_length=QUESTIONS_MAX)
-    ]
+
+class BatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client asks, what each answer is worth, and what each has to be, to be rated at once.
+
+    `expect` is empty, or has a text for every question, itself empty where nothing is said of its answer.
+    """
+
+    questions: Annotated[tuple[_Text, ...], Meta(min_length=1, max_length=QUESTIONS_MAX)]
     max_tokens: Annotated[int, Meta(ge=1, le=TOKENS_MAX)] | None = None
-    worth: Extension = Extension()
+    worth: Worth = Worth()
+    expect: tuple[_Text, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where `expect` does not go with `questions`."""
+        if self.expect and len(self.expect) != len(self.questions):
+            raise ValueError(f"{len(self.questions)} questions have {len(self.expect)} expected answers")
 
 
 class Batches:
@@ -74,8 +84,10 @@ class Batches:
         """Answer; a fault is returned, so that it leaves the nursery as itself and not in an exception group."""
         sampling = Sampling() if request.max_tokens is None else Sampling(max_tokens=request.max_tokens)
         policy = request.worth.policy(self._node.preferences, raw=False)
+        expect = request.expect or ("",) * len(request.questions)
+        questions = tuple(map(Question, request.questions, expect))
         try:
-            async with self._node.ask_all(request.questions, sampling, policy) as channels:
+            async with self._node.ask_all(questions, sampling, policy) as channels:
                 await _stream(channels, send)
         except LocalError as error:
             return faults.of_local_error(error)

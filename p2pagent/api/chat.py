@@ -56,7 +56,7 @@ class ChatCompletions:
         headers = {"x-request-id": shapes.ident}
         try:
             policy = request.policy(self._node.preferences)
-            async with self._node.ask(request.turns, request.sampling, policy) as updates:
+            async with self._node.ask(request.turns, request.sampling, policy, request.expect) as updates:
                 if request.stream:
                     await _stream(updates, shapes, headers, send)
                 else:

@@ -64,8 +64,8 @@ class StreamOptions(Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class Extension(Struct, frozen=True, forbid_unknown_fields=True):
-    """Our own object in the request: what this one answer is worth. What is left out comes from the preferences."""
+class Worth(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an answer is worth. What is left out comes from the preferences."""
 
     value_microcredits: Money | None = None
     delay_microcredits_per_s: Money | None = None
@@ -82,6 +82,12 @@ class Extension(Struct, frozen=True, forbid_unknown_fields=True):
             privacy=_first(self.privacy, preferences.privacy),
             raw=_first(self.raw, raw),
         )
+
+
+class Extension(Worth, frozen=True, forbid_unknown_fields=True):
+    """Our own object in the request: what this one answer is worth, and what it has to be, to be rated at once."""
+
+    expect: Annotated[str, Meta(max_length=TEXT_CHARACTERS_MAX)] | None = None
 
 
 class ChatRequest(Struct, frozen=True):
@@ -120,6 +126,11 @@ class ChatRequest(Struct, frozen=True):
             temperature_milli=default.temperature_milli if self.temperature is None else round(self.temperature * 1000),
             seed=default.seed if self.seed is None else self.seed % SEED_MAX,
         )
+
+    @property
+    def expect(self) -> str:
+        """What the answer has to be; empty where nothing is said of it."""
+        return (self.p2pagent.expect or "") if self.p2pagent is not None else ""
 
     def policy(self, preferences: Preferences) -> Policy:
         """What the answer is worth. A plain client's stream is raw, for it cannot take words back."""

@@ -11,8 +11,18 @@ import msgspec
 
 from p2pagent import home
 from p2pagent.api import batch, faults
-from p2pagent.api.chat_request import LOCAL_MODEL, NETWORK_MODEL, Extension
-from p2pagent.api.node import DisputeRequest, LedgerView, PeerView, ReceiptView, StatusView
+from p2pagent.api.chat_request import LOCAL_MODEL, NETWORK_MODEL, Worth
+from p2pagent.api.node import (
+    DisputeRequest,
+    LedgerView,
+    PeerView,
+    Question,
+    RateRequest,
+    RatingView,
+    ReceiptView,
+    StatusView,
+    Verdict,
+)
 from p2pagent.api.tree import from_tree
 from p2pagent.errors import Exit, LocalError
 from p2pagent.peer.events import Answered, Restarted, Text, Unanswered, Update
@@ -66,13 +76,19 @@ class Client:
         """Give back what a receipt brought this device."""
         return msgspec.json.decode(self._post(f"/p2pagent/v1/ledger/{receipt}/refund", b""), type=ReceiptView)
 
-    def ask(self, question: str, worth: Extension, max_tokens: int | None = None) -> Generator[Update, None, None]:
+    def rate(self, receipt: str, rating: Verdict) -> RatingView:
+        """Say how good the answer was that this device bought by a receipt."""
+        body = msgspec.json.encode(RateRequest(rating))
+        return msgspec.json.decode(self._post(f"/p2pagent/v1/ledger/{receipt}/rate", body), type=RatingView)
+
+    def ask(self, question: Question, worth: Worth, max_tokens: int | None = None) -> Generator[Update, None, None]:
         """Ask; the last update is `Answered` with the whole text, or `Unanswered`. Closing the iterator cancels."""
+        ours = msgspec.structs.asdict(worth) | {"expect": question.expect or None}
         request = {
             "model": LOCAL_MODEL if worth.privacy == "local" else NETWORK_MODEL,
-            "messages": [{"role": "user", "content": question}],
+            "messages": [{"role": "user", "content": question.text}],
             "stream": True,
-            "p2pagent": {name: value for name, value in msgspec.structs.asdict(worth).items() if value is not None},
+            "p2pagent": {name: value for name, value in ours.items() if value is not None},
         }
         if max_tokens is not None:
             request["max_tokens"] = max_tokens
@@ -87,10 +103,11 @@ class Client:
             yield from _updates(response.iter_lines())
 
     def ask_all(
-        self, questions: Sequence[str], worth: Extension, max_tokens: int | None = None
+        self, questions: Sequence[Question], worth: Worth, max_tokens: int | None = None
     ) -> Generator[tuple[int, Update], None, None]:
         """Ask many together; each update comes with its question's place. Closing the iterator cancels all."""
-        body = msgspec.json.encode(batch.BatchRequest(tuple(questions), max_tokens, worth))
+        texts, expect = tuple(each.text for each in questions), tuple(each.expect for each in questions)
+        body = msgspec.json.encode(batch.BatchRequest(texts, max_tokens, worth, expect))
         with (
             self._reaching(),
             self._http.stream("POST", batch.PATH, content=body, timeout=None) as response,

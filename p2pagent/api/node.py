@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import trio
 from msgspec import Meta, Struct
@@ -12,9 +12,14 @@ from p2pagent.ledger import State
 from p2pagent.peer.events import Policy, Update
 from p2pagent.types import ChatMessage, Microcredits, PeerId, Sampling
 
+Verdict = Literal["good", "bad"]
+
 
 class AgentView(Struct, frozen=True):
-    """An agent as the directory holds it. `skill` is its mean measured accuracy over all prototypes."""
+    """An agent as the directory holds it.
+
+    `skill` is its mean measured accuracy over all prototypes; `outcomes` are answers of it that were judged here.
+    """
 
     name: str
     model: str
@@ -23,6 +28,7 @@ class AgentView(Struct, frozen=True):
     slots: int
     prompt_microcredits: Microcredits
     output_microcredits: Microcredits
+    outcomes: int = 0
 
 
 class PeerView(Struct, frozen=True):
@@ -44,6 +50,12 @@ class DisputeRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """What a client says to dispute a receipt."""
 
     reason: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class RateRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client says of an answer."""
+
+    rating: Verdict
 
 
 class AccountView(Struct, frozen=True):
@@ -80,6 +92,22 @@ class ReceiptView(Struct, frozen=True):
     state: State
     reason: str | None = None
     raised_ms: int | None = None
+    rating: Verdict | None = None
+
+
+class RatingView(Struct, frozen=True):
+    """A receipt that was rated.
+
+    Attributes:
+        earlier: what was said of it before, which counts no more.
+        expected_quality: the probability of a good answer when its agent was chosen.
+        outcomes: answers of that agent that were judged here before this one.
+    """
+
+    receipt: ReceiptView
+    earlier: Verdict | None
+    expected_quality: float
+    outcomes: int
 
 
 class LedgerView(Struct, frozen=True):
@@ -108,7 +136,13 @@ class EngineView(Struct, frozen=True):
 
 
 class StatusView(Struct, frozen=True):
-    """How the daemon fares."""
+    """How the daemon fares.
+
+    Attributes:
+        cells: the parts of the network that this device follows; `/` is all of it.
+        members: known peers there.
+        distrust: failed pings that may be our own fault, 0 to 8: while it is above 0, others are given more time.
+    """
 
     peer: PeerId
     version: str
@@ -122,10 +156,18 @@ class StatusView(Struct, frozen=True):
     queries_running: int
     frames_in: int
     frames_out: int
-    gossip_in: int
-    gossip_out: int
+    cells: tuple[str, ...]
+    members: int
+    distrust: int
     faults: int
     warnings: tuple[str, ...]
+
+
+class Question(Struct, frozen=True):
+    """One question of a batch. Where `expect` is not empty, an answer that equals it is rated good, any other bad."""
+
+    text: str
+    expect: str = ""
 
 
 class Node(Protocol):
@@ -136,16 +178,18 @@ class Node(Protocol):
         """The owner's settings for questions."""
 
     def ask(
-        self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy
+        self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy, expect: str = ""
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Update]]:
         """Ask the network; the channel ends after `Answered` or `Unanswered`. Leaving the block early cancels it.
+
+        An answer that equals `expect` is rated good, any other bad; without it none is.
 
         Raises:
             LocalError: an empty question, or one longer than any context.
         """
 
     def ask_all(
-        self, questions: Sequence[str], sampling: Sampling, policy: Policy
+        self, questions: Sequence[Question], sampling: Sampling, policy: Policy
     ) -> AbstractAsyncContextManager[tuple[trio.MemoryReceiveChannel[Update], ...]]:
         """Ask many questions so that they are cleared together, each with a channel as in `ask`, in their order.
 
@@ -167,6 +211,13 @@ class Node(Protocol):
 
         Raises:
             LocalError: none or several begin so, we did not buy by it, or it is refunded already.
+        """
+
+    async def rate(self, receipt: str, rating: Verdict) -> RatingView:
+        """Say how good the answer of a receipt was that we bought by, named in the same way; the last word counts.
+
+        Raises:
+            LocalError: none or several begin so, we did not buy by it, or what rating it needs is not kept any more.
         """
 
     async def refund(self, receipt: str) -> ReceiptView:

@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Awaitable
 from functools import partial
+from typing import TypeVar
 
 import hypercorn.trio
 import msgspec
@@ -25,7 +26,7 @@ from p2pagent.api.chat import ChatCompletions
 from p2pagent.api.chat_request import MODELS
 from p2pagent.api.faults import RETRY_AFTER_S, ApiError, of_local_error
 from p2pagent.api.guard import Guard
-from p2pagent.api.node import RECEIPT_PREFIX, DisputeRequest, Node, ReceiptView
+from p2pagent.api.node import RECEIPT_PREFIX, DisputeRequest, Node, RateRequest, RatingView, ReceiptView
 from p2pagent.api.tree import to_tree
 from p2pagent.errors import Exit, LocalError
 
@@ -35,6 +36,8 @@ _STALL_MAX_MS = 10_000
 set by the kernel, a program that has stopped reading would keep the daemon from stopping."""
 _RECEIPTS_DEFAULT = 100
 _RECEIPTS_MAX = 1000
+
+_T = TypeVar("_T", bound=Struct)
 
 
 async def serve(node: Node, port: int, token: str, *, task_status: TaskStatus[int]) -> None:
@@ -70,6 +73,7 @@ def application_of(node: Node, token: str) -> Starlette:
             Route("/p2pagent/v1/ledger", partial(_ledger, node), methods=["GET"]),
             Route("/p2pagent/v1/ledger/{receipt}/dispute", partial(_dispute, node), methods=["POST"]),
             Route("/p2pagent/v1/ledger/{receipt}/refund", partial(_refund, node), methods=["POST"]),
+            Route("/p2pagent/v1/ledger/{receipt}/rate", partial(_rate, node), methods=["POST"]),
         ],
         middleware=[Middleware(Guard, token=token)],
         exception_handlers={ApiError: _on_fault, HTTPException: _on_http_exception, Exception: _on_bug},
@@ -127,15 +131,24 @@ async def _ledger(node: Node, request: Request) -> Response:
 
 
 async def _dispute(node: Node, request: Request) -> Response:
-    try:
-        ours = msgspec.json.decode(await request.body(), type=DisputeRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ApiError(400, "invalid_request", f"the body is no dispute: {error}", param="reason") from error
+    ours = _decoded(await request.body(), DisputeRequest, "dispute", "reason")
     return await _on_receipt(node.dispute(_receipt_in(request), ours.reason))
 
 
 async def _refund(node: Node, request: Request) -> Response:
     return await _on_receipt(node.refund(_receipt_in(request)))
+
+
+async def _rate(node: Node, request: Request) -> Response:
+    ours = _decoded(await request.body(), RateRequest, "rating", "rating")
+    return await _on_receipt(node.rate(_receipt_in(request), ours.rating))
+
+
+def _decoded(body: bytes, kind: type[_T], what: str, param: str) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError(400, "invalid_request", f"the body is no {what}: {error}", param=param) from error
 
 
 def _receipt_in(request: Request) -> str:
@@ -145,7 +158,7 @@ def _receipt_in(request: Request) -> str:
     return prefix
 
 
-async def _on_receipt(done: Awaitable[ReceiptView]) -> Response:
+async def _on_receipt(done: Awaitable[ReceiptView | RatingView]) -> Response:
     try:
         return _json(await done)
     except LocalError as error:

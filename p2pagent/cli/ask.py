@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from p2pagent.api.chat_request import Extension
+from p2pagent.api.chat_request import Worth
 from p2pagent.api.client import Client
+from p2pagent.api.node import Question
 from p2pagent.cli.app import (
     DelayOption,
     HomeOption,
@@ -20,8 +21,8 @@ from p2pagent.cli.app import (
     examples,
     home_of,
 )
-from p2pagent.cli.batch import answer_all, questions_in
-from p2pagent.cli.explain import candidates_text, price_of_answer, price_text
+from p2pagent.cli.batch import answer_all, expecting, questions_in
+from p2pagent.cli.explain import candidates_text, judged_text, price_of_answer, price_text
 from p2pagent.cli.output import credits_text, emit_json, note, short
 from p2pagent.errors import Exit, LocalError
 from p2pagent.peer.events import Answered, Restarted, Text, Unanswered
@@ -34,6 +35,7 @@ from p2pagent.peer.messages import TOKENS_MAX
         "p2pagent ask --explain --max-price 0.01 'add 12 and 30'",
         "p2pagent ask --privacy local - < question.txt",
         "p2pagent ask --batch questions.txt > answers.txt",
+        "p2pagent ask --expect 42 'add 12 and 30'",
     )
 )
 def ask(
@@ -47,6 +49,20 @@ def ask(
             "--batch",
             metavar="FILE",
             help="Ask all questions in FILE together, one per line, at most 256; - reads them from stdin.",
+        ),
+    ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(
+            "--expect", metavar="TEXT", help="What the answer has to be: rates it at once, case and spaces apart."
+        ),
+    ] = None,
+    expect_file: Annotated[
+        typer.FileBinaryRead | None,
+        typer.Option(
+            "--expect-file",
+            metavar="FILE",
+            help="With --batch: what each answer has to be, on the line that its question is on.",
         ),
     ] = None,
     value: ValueOption = None,
@@ -77,12 +93,18 @@ def ask(
     The questions of a batch are cleared together, so that they never bid against each other and go to several agents
     where one is full. Their answers are printed in the order of the questions, with --json as a JSON object per line. A
     question without an answer has an empty line, and the exit code is 13 if there are some, 11 if none was answered.
+
+    Whether an answer is what was expected counts as `p2pagent rate` does, and leaves the exit code alone.
     """
     if (question is None) == (batch is None):
         raise typer.BadParameter("give either QUESTION or --batch FILE")
     if batch is not None and raw:
         raise typer.BadParameter("--raw prints pieces at once, --batch whole answers in order")
-    worth = Extension(
+    if (expect is not None and batch is not None) or (expect_file is not None and batch is None):
+        raise typer.BadParameter("--expect goes with QUESTION, --expect-file with --batch")
+    if expect is not None and not expect.strip():
+        raise typer.BadParameter("--expect needs a text; an empty answer is never good")
+    worth = Worth(
         value_microcredits=value,
         delay_microcredits_per_s=delay_cost,
         price_max_microcredits=max_price,
@@ -90,15 +112,16 @@ def ask(
         raw=raw,
     )
     if batch is not None:
-        questions = questions_in(batch)
+        questions = questions_in(batch) if expect_file is None else expecting(batch, expect_file)
         with Client(home_of(home)) as client:
             updates = client.ask_all(questions, worth, max_tokens)
             answer_all(questions, updates, explain=explain, as_json=as_json)
         return
     assert question is not None
-    text = _utf8(sys.stdin.buffer.read() if question == "-" else os.fsencode(question))
+    text = _utf8("question", sys.stdin.buffer.read() if question == "-" else os.fsencode(question))
+    one = Question(text, "" if expect is None else _utf8("expected answer", os.fsencode(expect)))
     at_once = not as_json and (raw or sys.stdout.isatty())
-    with Client(home_of(home)) as client, closing(client.ask(text, worth, max_tokens)) as told:
+    with Client(home_of(home)) as client, closing(client.ask(one, worth, max_tokens)) as told:
         for update in told:
             match update:
                 case Text(piece) if at_once:
@@ -133,6 +156,7 @@ def _show_answer(answer: Answered, *, at_once: bool, as_json: bool) -> None:
         f"{answer.agent.name}@{short(answer.agent.peer)} ({answer.model}), "
         f"{credits_text(answer.price_microcredits)} credits, "
         f"first token after {answer.ttft_ms} ms, all after {answer.total_ms} ms"
+        f"{judged_text(answer)}"
     )
 
 
@@ -146,8 +170,8 @@ def _failure(update: Unanswered) -> LocalError:
     )
 
 
-def _utf8(question: bytes) -> str:
+def _utf8(what: str, text: bytes) -> str:
     try:
-        return question.decode()
+        return text.decode()
     except UnicodeDecodeError as error:
-        raise typer.BadParameter(f"the question is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise typer.BadParameter(f"the {what} is not UTF-8: {error.reason} at byte {error.start}") from error

@@ -8,17 +8,19 @@ import typer
 
 from p2pagent import home as homes
 from p2pagent.api.tree import to_tree
+from p2pagent.archive import Named, read_named
 from p2pagent.cli.app import HomeOption, JsonOption, app, examples, home_of, id_prefix
-from p2pagent.cli.explain import How, candidates_text, price_of_receipt, price_text
+from p2pagent.cli.explain import ID_DIGITS, How, candidates_text, price_of_receipt, price_text
 from p2pagent.cli.output import emit_json, note
 from p2pagent.cli.story import Story, granted_toll, slot_fault, story_of, story_text
 from p2pagent.errors import Exit, LocalError, RemoteError
 from p2pagent.keys import Ed25519Keys, Keys
-from p2pagent.ledger import SignedReceipt, receipt_in, side
+from p2pagent.ledger import receipt_in, side
 from p2pagent.peer.events import Answered
 from p2pagent.peer.hub_messages import SignedSheet
 from p2pagent.peer.sheet import SheetView, body_id, check_sheet, open_sheet
-from p2pagent.store import FILE, read_named
+from p2pagent.ratings import Judged
+from p2pagent.store import FILE
 from p2pagent.types import PeerId
 
 auction = typer.Typer(no_args_is_help=True, help="Look into the clearings that set prices.")
@@ -55,7 +57,7 @@ def show(
     if key in named.sheets:
         _show_sheet(key, named.sheets[key], keys, as_json=as_json)
     else:
-        _show_receipt(key, named.receipts[key], named.explanations.get(key), path, keys, as_json=as_json)
+        _show_receipt(key, named, path, keys, as_json=as_json)
 
 
 def _show_sheet(sheet_id: bytes, signed: SignedSheet, keys: Keys, *, as_json: bool) -> None:
@@ -72,9 +74,8 @@ def _show_sheet(sheet_id: bytes, signed: SignedSheet, keys: Keys, *, as_json: bo
     _print_story(story, keys.peer)
 
 
-def _show_receipt(
-    key: bytes, signed: SignedReceipt, explanation: bytes | None, path: Path, keys: Keys, *, as_json: bool
-) -> None:
+def _show_receipt(key: bytes, named: Named, path: Path, keys: Keys, *, as_json: bool) -> None:
+    signed, explanation, judged = named.receipts[key], named.explanations.get(key), named.judged.get(key)
     if signed.receipt_id != key:
         raise _does_not_hold("receipt", key, _OTHER_BYTES)
     receipt = receipt_in(signed.body)
@@ -106,6 +107,8 @@ def _show_receipt(
                 "how": how,
                 "price": price,
                 "explanation": told,
+                "expected_quality": judged.delivery.quality if judged else None,
+                "rating": judged.rating if judged else None,
                 "sheet": _sheet_tree(story) if story else None,
                 "fault": fault,
             }
@@ -119,6 +122,8 @@ def _show_receipt(
             note("why this agent was chosen is not kept here")
         else:
             note("why you were chosen is kept by the buyer alone")
+        if judged is not None:
+            typer.echo(f"{_judged(key, judged)}\n")
         typer.echo(price_text(price))
         if story is not None:
             typer.echo()
@@ -127,6 +132,13 @@ def _show_receipt(
             note(f"its sheet {receipt.sheet.hex()} is no longer kept here")
     if fault:
         raise _does_not_hold("receipt", key, fault)
+
+
+def _judged(key: bytes, judged: Judged) -> str:
+    chance = f"a good answer was expected with probability {judged.delivery.quality:.2f}"
+    if judged.rating is None:
+        return f"{chance}; `p2pagent rate {key.hex()[:ID_DIGITS]} good` or `bad` says whether it was one"
+    return f"{chance}; it was rated {'good' if judged.rating.good else 'bad'}"
 
 
 def _print_story(story: Story, me: PeerId) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from itertools import zip_longest
 from typing import BinaryIO
 
 import msgspec
@@ -10,8 +11,9 @@ import typer
 
 from p2pagent.api.batch import QUESTIONS_MAX
 from p2pagent.api.guard import BODY_BYTES_MAX
+from p2pagent.api.node import Question
 from p2pagent.api.tree import to_tree
-from p2pagent.cli.explain import candidates_text, price_of_answer, price_text
+from p2pagent.cli.explain import candidates_text, judged_text, price_of_answer, price_text
 from p2pagent.cli.output import credits_text, note, short
 from p2pagent.errors import Exit, LocalError
 from p2pagent.peer.events import Answered, Restarted, Unanswered, Update
@@ -20,13 +22,32 @@ from p2pagent.peer.messages import TEXT_CHARACTERS_MAX
 End = Answered | Unanswered
 
 
-def questions_in(file: BinaryIO) -> list[str]:
+def questions_in(file: BinaryIO) -> list[Question]:
     """The questions in `file`, one per line that is not blank.
 
     Raises:
         LocalError: there are none, too many, or too long ones.
         typer.BadParameter: it is not UTF-8.
     """
+    return _questions([Question(line) for line in _lines(file)])
+
+
+def expecting(file: BinaryIO, expected: BinaryIO) -> list[Question]:
+    """The questions in `file`, each with what the line of its number in `expected` says that its answer has to be.
+
+    Raises:
+        LocalError: there are none, too many, or too long ones; or an answer is expected where there is no question.
+        typer.BadParameter: they are not UTF-8.
+    """
+    questions, answers = _lines(file), _lines(expected)
+    stray = next((n for n, (q, a) in enumerate(zip_longest(questions, answers, fillvalue=""), 1) if a and not q), None)
+    if stray is not None:
+        cause = f"an answer is expected on line {stray}, where there is no question"
+        raise LocalError(cause, "give each question the same line in both files", Exit.EMPTY_QUESTION)
+    return _questions([Question(*pair) for pair in zip_longest(questions, answers, fillvalue="")])
+
+
+def _lines(file: BinaryIO) -> list[str]:
     data = file.read(BODY_BYTES_MAX + 1)
     if len(data) > BODY_BYTES_MAX:
         raise LocalError(f"a batch may have {BODY_BYTES_MAX} bytes", "split it", Exit.TOO_LONG)
@@ -38,7 +59,11 @@ def questions_in(file: BinaryIO) -> list[str]:
         if len(line) > TEXT_CHARACTERS_MAX:
             cause = f"line {number} has {len(line)} characters; a question may have {TEXT_CHARACTERS_MAX}"
             raise LocalError(cause, "shorten it", Exit.TOO_LONG)
-    questions = [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in lines]
+
+
+def _questions(lines: list[Question]) -> list[Question]:
+    questions = [line for line in lines if line.text]
     if not questions:
         raise LocalError("there is no question in the batch", "write one on each line", Exit.EMPTY_QUESTION)
     if len(questions) > QUESTIONS_MAX:
@@ -48,7 +73,7 @@ def questions_in(file: BinaryIO) -> list[str]:
 
 
 def answer_all(
-    questions: list[str], updates: Generator[tuple[int, Update], None, None], *, explain: bool, as_json: bool
+    questions: list[Question], updates: Generator[tuple[int, Update], None, None], *, explain: bool, as_json: bool
 ) -> None:
     """Print the answers in the order of `questions`, each as soon as it and those before it are there.
 
@@ -83,16 +108,17 @@ def answer_all(
         raise LocalError(cause, hint, Exit.NO_ANSWER if missing == len(questions) else Exit.PARTIAL)
 
 
-def _show(index: int, question: str, end: End, *, explain: bool, as_json: bool) -> None:
+def _show(index: int, question: Question, end: End, *, explain: bool, as_json: bool) -> None:
     if as_json:
         tree = to_tree(end)
         assert isinstance(tree, dict)
-        typer.echo(msgspec.json.encode({"question": question} | tree).decode())
+        typer.echo(msgspec.json.encode({"question": question.text} | tree).decode())
     else:
         typer.echo(end.text if isinstance(end, Answered) else "")
     if isinstance(end, Answered):
         who = f"{end.agent.name}@{short(end.agent.peer)} ({end.model})"
-        note(f"question {index + 1}: {who}, {credits_text(end.price_microcredits)} credits, {end.total_ms} ms")
+        price = credits_text(end.price_microcredits)
+        note(f"question {index + 1}: {who}, {price} credits, {end.total_ms} ms{judged_text(end)}")
     else:
         note(f"question {index + 1}: no answer: {end.reason}")
     if explain:
@@ -105,6 +131,9 @@ def _sum_up(asked: int, answers: list[Answered]) -> None:
     agents = len({answer.agent for answer in answers})
     price = credits_text(sum(answer.price_microcredits for answer in answers))
     note(f"{len(answers)} of {asked} answered by {agents} agent{'' if agents == 1 else 's'} for {price} credits")
+    judged = [answer.good for answer in answers if answer.good is not None]
+    if judged:
+        note(f"{sum(judged)} of {len(judged)} as expected")
 
 
 @contextmanager

@@ -15,6 +15,11 @@ ID_DIGITS = 12
 
 How = Literal["own", "posted", "cleared"]
 
+_LEGEND = """\
+judged: answers of it that were rated here. wait: what was believed of its queue before it was
+asked. chance: of being drawn first; the less is known of the waits, the more alike they are, and the more are asked.
+toll: what an answer there makes others wait, in your money, beyond the slot's price; it decides, but is not paid."""
+
 
 class Term(Struct, frozen=True):
     """One addend of a price; a slot has no tokens."""
@@ -52,9 +57,17 @@ def price_of_receipt(receipt: Receipt, how: How) -> Price:
 
 
 def candidates_text(candidates: tuple[Candidate, ...]) -> str:
-    """A line per agent that was considered."""
-    header = ("agent", "model", "quality", "cost", "worth", "price at most", "slot", "first token", "outcome")
-    return table(header, [_candidate(candidate) for candidate in candidates])
+    """A line per agent that was considered, and how it was decided whom to ask."""
+    terms = ("quality", "judged", "cost", "worth", "wait", "chance")
+    header = ("agent", "model", *terms, "price at most", "slot", "toll", "first token", "outcome")
+    asked = sum(candidate.outcome != "not called" for candidate in candidates)
+    lines = table(header, [_candidate(candidate) for candidate in candidates])
+    return f"{lines}\n{asked} of {len(candidates)} were asked. {_LEGEND}"
+
+
+def judged_text(answer: Answered) -> str:
+    """What is added to the account of an answer that was judged at once."""
+    return "" if answer.good is None else ", as expected" if answer.good else ", not as expected"
 
 
 def price_text(price: Price | None) -> str:
@@ -101,10 +114,14 @@ def _candidate(candidate: Candidate) -> tuple[str, ...]:
         f"{candidate.agent.name}@{short(candidate.agent.peer)}",
         candidate.model,
         f"{candidate.quality:.2f}±{candidate.uncertainty:.2f}",
+        str(candidate.outcomes),
         credits_text(candidate.expected_cost_microcredits),
         credits_text(candidate.worth_microcredits),
+        "-" if candidate.wait_ms is None else f"{candidate.wait_ms} ms",
+        "-" if candidate.chance is None else f"{candidate.chance:.2f}",
         credits_text(candidate.price_cap_microcredits),
         credits_text(candidate.slot_price_microcredits),
+        credits_text(candidate.toll_microcredits),
         "-" if candidate.ttft_ms is None else f"{candidate.ttft_ms} ms",
         f"{candidate.outcome} ({candidate.reason})" if candidate.reason else candidate.outcome,
     )

@@ -13,13 +13,14 @@ from typer.core import TyperGroup
 
 from p2pagent.api.client import Client
 from p2pagent.api.node import LedgerView, ReceiptView
+from p2pagent.archive import read_book
 from p2pagent.cli.app import HomeOption, JsonOption, app, examples, home_of, id_prefix
 from p2pagent.cli.output import credits_text, emit_json, short, table
 from p2pagent.errors import Exit, LocalError, RemoteError
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import Movement, movements
 from p2pagent.peer.disputes import REASON_CHARACTERS_MAX
-from p2pagent.store import FILE, read_book
+from p2pagent.store import FILE
 from p2pagent.verification import Finding, compare, verify
 
 group = typer.Typer(cls=TyperGroup)
@@ -194,7 +195,7 @@ def _show(view: LedgerView) -> None:
         for peer, account in sorted(view.accounts.items())
     ]
     typer.echo(table(("peer", "balance", "limit", "used", "bought", "sold"), accounts))
-    header = ("receipt", "when", "you", "peer", "agent", "tokens in", "cached", "out", "price", "state")
+    header = ("receipt", "when", "you", "peer", "agent", "tokens in", "cached", "out", "price", "state", "rated")
     receipts = [
         (
             *_head(receipt, receipt.issued_ms),
@@ -204,6 +205,7 @@ def _show(view: LedgerView) -> None:
             str(receipt.output_tokens),
             credits_text(receipt.price_microcredits),
             receipt.state,
+            receipt.rating or "-",
         )
         for receipt in view.receipts
     ]

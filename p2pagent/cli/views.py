@@ -25,7 +25,7 @@ def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
         ("peers", f"{view.neighbours} connected, {view.known_peers} known"),
         ("queries", f"{view.queries_running} running"),
         ("frames", f"{view.frames_in} in, {view.frames_out} out"),
-        ("gossip", f"{view.gossip_in} in, {view.gossip_out} out"),
+        ("follows", f"{view.members} peers of {' '.join(view.cells)}"),
         ("faults", str(view.faults)),
     ]
     typer.echo("\n".join(f"{name:10} {value}".rstrip() for name, value in rows))
@@ -51,14 +51,16 @@ def status(as_json: JsonOption = False, home: HomeOption = None) -> None:
 def peers(as_json: JsonOption = False, home: HomeOption = None) -> None:
     """List the peers that this device knows, one line per agent.
 
-    Skill is an agent's mean measured accuracy, prices are credits per 1000 tokens, a positive balance is owed to you.
+    Skill is an agent's mean accuracy as it says itself, judged how many of its answers were rated here, prices are
+    credits per 1000 tokens, a positive balance is owed to you.
     """
     with Client(home_of(home)) as client:
         views = client.peers()
     if as_json:
         emit_json(views)
         return
-    header = ("peer", "link", "lease", "agent", "model", "skill", "prompt/1k", "output/1k", "balance", "faults")
+    prices = ("prompt/1k", "output/1k", "balance")
+    header = ("peer", "link", "lease", "agent", "model", "skill", "judged", *prices, "faults")
     typer.echo(table(header, [row for view in views for row in _rows(view)]))
 
 
@@ -66,13 +68,14 @@ def _rows(view: PeerView) -> list[tuple[str, ...]]:
     who = (view.peer, "up" if view.connected else "down", f"{view.lease_left_ms // 1000} s")
     standing = (credits_text(view.balance_microcredits), str(view.faults))
     if not view.agents:
-        return [(*who, "-", "-", "-", "-", "-", *standing)]
+        return [(*who, "-", "-", "-", "-", "-", "-", *standing)]
     return [
         (
             *who,
             agent.name,
             agent.model,
             f"{agent.skill:.2f}",
+            str(agent.outcomes),
             credits_text(agent.prompt_microcredits * 1000),
             credits_text(agent.output_microcredits * 1000),
             *standing,

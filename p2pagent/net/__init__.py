@@ -1,15 +1,14 @@
 """The network as the rest of p2pagent sees it. The only package that imports libp2p."""
 
 from p2pagent.net.events import (
-    GOSSIP_BYTES_MAX,
     BootstrapFailed,
     FrameReceived,
-    GossipReceived,
     NetConfig,
     NetEvent,
     NetStatistics,
     OnEvent,
     PeerDown,
+    PeerIdle,
     PeerUp,
     ProtocolViolation,
     SendFailed,
@@ -17,16 +16,15 @@ from p2pagent.net.events import (
 from p2pagent.net.network import Network
 
 __all__ = [
-    "GOSSIP_BYTES_MAX",
     "BootstrapFailed",
     "FrameReceived",
-    "GossipReceived",
     "NetConfig",
     "NetEvent",
     "NetStatistics",
     "Network",
     "OnEvent",
     "PeerDown",
+    "PeerIdle",
     "PeerUp",
     "ProtocolViolation",
     "SendFailed",

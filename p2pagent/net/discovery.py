@@ -13,14 +13,20 @@ from multiaddr import Multiaddr
 from p2pagent.errors import Exit, LocalError
 from p2pagent.net.events import BootstrapFailed, OnEvent
 from p2pagent.net.host import peer_id_of
+from p2pagent.net.muxer import yamux_of
 from p2pagent.types import PeerId
 
 PEERS_MAX = 4096
 ADDRESSES_PER_PEER_MAX = 8
-DIALS_MAX = 4
-"""Dials at the same time: each costs two handshakes of elliptic curve arithmetic in Python."""
+DIALS_MAX = 16
+"""Dials at the same time: most time goes into waiting for those that are not there."""
 
 DIAL_LIMIT_S = 6.0
+"""For all addresses of a peer together."""
+
+NEXT_ADDRESS_S = 1.0
+"""How long an address is tried alone before the next is tried beside it."""
+
 RETRY_FIRST_S = 0.5
 BOOTSTRAP_RETRY_MAX_S = 60.0
 RECONNECT_ATTEMPTS = 6
@@ -100,6 +106,14 @@ class AddressBook:
         return list(self._known.get(peer, ()))
 
 
+class _Dial:
+    """One that is under way, for those who wait for it; without a reason in the end it worked, or was cancelled."""
+
+    def __init__(self) -> None:
+        self.over = trio.Event()
+        self.reason: str | None = None
+
+
 class Dialler:
     """Connects to peers at the addresses known of them, a few at a time."""
 
@@ -108,49 +122,67 @@ class Dialler:
         self._swarm = host.get_network()
         self._book = book
         self._limit = trio.CapacityLimiter(DIALS_MAX)
-        self._under_way: dict[ID, trio.Event] = {}
+        self._under_way: dict[ID, _Dial] = {}
 
     def connected(self, peer: ID) -> bool:
-        return any(not connection.is_closed for connection in self._swarm.get_connections(peer))
+        return any(yamux_of(connection).is_established for connection in self._swarm.get_connections(peer))
 
     async def connect(self, peer: ID) -> str | None:
-        """Have a connection to a peer; return None, or the reason why there is none.
+        """Have a connection to a peer; return None, or the reason why there is none, after DIAL_LIMIT_S at the latest.
 
-        One address after another. Libp2p's own dialling tries a single TCP address per peer, waits 250 ms even after
-        success and then refuses for a minute to try a peer again that did not answer: a restarted peer would be away.
+        Libp2p's own dialling tries a single TCP address per peer, waits 250 ms even after success and then refuses for
+        a minute to try a peer again that did not answer: a restarted peer would be away.
         """
         while not self.connected(peer):
-            if (other := self._under_way.get(peer)) is None:
+            dial = self._under_way.get(peer)
+            if dial is None:
                 return await self._dial(peer)
-            await other.wait()
-            if not self.connected(peer):
-                return "it does not answer"
+            await dial.over.wait()
+            if dial.reason is not None:
+                return dial.reason
         return None
 
     async def _dial(self, peer: ID) -> str | None:
         if peer == self._swarm.get_peer_id():
             return "this is ourselves"
-        self._under_way[peer] = done = trio.Event()
-        reason = "no address is known"
+        self._under_way[peer] = dial = _Dial()
         try:
             async with self._limit:
-                for address in dict.fromkeys([*self._book.of(peer), *self._identified(peer)]):
-                    try:
-                        with trio.fail_after(DIAL_LIMIT_S):
-                            await self._swarm._dial_addr_single_attempt(await _resolved(address), peer)
-                    except Exception as error:
-                        reason = f"{address}: {_root_cause(error)}"
-                        if self.connected(peer):
-                            return None
-                        continue
-                    self._book.learn(peer, [address])
-                    # For libp2p's own dials, those of the DHT.
-                    self._swarm.unblock_peer(peer)
-                    return None
+                failed = await self._try_all(peer, list(dict.fromkeys([*self._book.of(peer), *self._identified(peer)])))
+            if not self.connected(peer):
+                dial.reason = "; ".join(failed) or "no address is known"
         finally:
             del self._under_way[peer]
-            done.set()
-        return reason
+            dial.over.set()
+        return dial.reason
+
+    async def _try_all(self, peer: ID, addresses: list[Multiaddr]) -> list[str]:
+        """Try one address after another, the next one when the last has failed or keeps us waiting.
+
+        Returns what went wrong. Source: RFC 8305, section 5.
+        """
+        failed = {address: f"{address}: no answer" for address in addresses}
+
+        async def attempt(address: Multiaddr, over: trio.Event) -> None:
+            try:
+                await self._swarm._dial_addr_single_attempt(await _resolved(address), peer)
+            except Exception as error:
+                failed[address] = f"{address}: {_root_cause(error)}"
+                over.set()
+            else:
+                self._book.learn(peer, [address])
+                # For libp2p's own dials, those of the DHT.
+                self._swarm.unblock_peer(peer)
+                nursery.cancel_scope.cancel()
+
+        with trio.move_on_after(DIAL_LIMIT_S):
+            async with trio.open_nursery() as nursery:
+                for address in addresses:
+                    over = trio.Event()
+                    nursery.start_soon(attempt, address, over)
+                    with trio.move_on_after(NEXT_ADDRESS_S):
+                        await over.wait()
+        return list(failed.values())
 
     def _identified(self, peer: ID) -> list[Multiaddr]:
         """Addresses that the peer itself told by libp2p's identify protocol."""
@@ -194,20 +226,27 @@ class Contacts:
         self._book = book
         self._on_event = on_event
         self._lost: dict[ID, trio.Event] = {}
+        self._let_go: set[ID] = set()
         self._returning: set[ID] = set()
         self._bootstrap: set[ID] = set()
 
     def up(self, peer: ID) -> None:
         """Note that a peer is connected."""
+        self._let_go.discard(peer)
         self._lost[peer] = trio.Event()
 
-    def down(self, peer: ID) -> None:
-        """Note that a peer is not connected any more."""
+    def down(self, peer: ID, *, let_go: bool) -> None:
+        """Note that a peer is not connected any more; `let_go` when one of us has more neighbours than it wants."""
+        if let_go and peer in self._bootstrap:
+            self._let_go.add(peer)
         if peer in self._lost:
             self._lost.pop(peer).set()
 
     async def keep_bootstrap(self, peer: ID, address: Multiaddr, text: str) -> None:
-        """Stay connected to a bootstrap peer, for ever; an outage is reported once."""
+        """Stay connected to a bootstrap peer, for ever; an outage is reported once.
+
+        One that let us go is left alone as long as we know anybody else: all the network is at its door.
+        """
         self._bootstrap.add(peer)
         self._book.learn(peer, [address])
         delay_s, reported = RETRY_FIRST_S, False
@@ -217,10 +256,9 @@ class Contacts:
                 delay_s, reported = RETRY_FIRST_S, False
                 if peer in self._lost:
                     await self._lost[peer].wait()
-                else:
-                    await trio.sleep(RETRY_FIRST_S)
-                continue
-            if not reported:
+                while peer in self._let_go and self._lost:
+                    await next(iter(self._lost.values())).wait()
+            elif not reported:
                 self._on_event(BootstrapFailed(text, reason))
                 reported = True
             await trio.sleep(_jittered(delay_s))

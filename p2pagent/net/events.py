@@ -8,20 +8,17 @@ from msgspec import Struct
 from p2pagent.peer.wire import FRAME_BYTES_MAX
 from p2pagent.types import PeerId
 
-GOSSIP_BYTES_MAX = 4096
-"""The longest gossip payload: a signed record (2 KB) and its envelope."""
-
 
 class NetConfig(Struct, frozen=True):
     """Where to listen, whom to know first, how much to hold.
 
-    `listen` are multiaddrs such as `/ip4/0.0.0.0/tcp/4100`, `bootstrap` end in `/p2p/<peer id>`. `network` separates
-    gossip topics; `psk` (32 bytes) keeps out everyone who does not hold it. `mdns` announces this peer by multicast.
+    `listen` are multiaddrs such as `/ip4/0.0.0.0/tcp/4100`, `bootstrap` end in `/p2p/<peer id>`. `psk` (32
+    bytes) keeps out everyone who does not hold it. `mdns` announces this peer by multicast. Of more neighbours than
+    `neighbours_max`, those that have been idle longest are let go.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
     bootstrap: tuple[str, ...] = ()
-    network: str = "main"
     psk: bytes | None = None
     mdns: bool = False
     neighbours_max: int = 64
@@ -36,7 +33,16 @@ class PeerUp(Struct, frozen=True):
 
 
 class PeerDown(Struct, frozen=True):
-    """The last connection to a peer is gone: closed, broken, or silent for too long."""
+    """The last connection to a peer is gone without a word: broken, or silent for too long."""
+
+    peer: PeerId
+
+
+class PeerIdle(Struct, frozen=True):
+    """The last connection to a peer was closed in good order, by either side: there was nothing to say, or one leaves.
+
+    What was on its way in that moment is lost, but the peer is not: `Network.send` connects again.
+    """
 
     peer: PeerId
 
@@ -47,13 +53,6 @@ class FrameReceived(Struct, frozen=True):
     peer: PeerId
     protocol: str
     payload: bytes
-
-
-class GossipReceived(Struct, frozen=True):
-    """One gossip message. `source` is its author (signature checked), not the neighbour that passed it on."""
-
-    source: PeerId
-    data: bytes
 
 
 class SendFailed(Struct, frozen=True):
@@ -80,7 +79,7 @@ class ProtocolViolation(Struct, frozen=True):
     reason: str
 
 
-NetEvent = PeerUp | PeerDown | FrameReceived | GossipReceived | SendFailed | BootstrapFailed | ProtocolViolation
+NetEvent = PeerUp | PeerDown | PeerIdle | FrameReceived | SendFailed | BootstrapFailed | ProtocolViolation
 OnEvent = Callable[[NetEvent], None]
 
 
@@ -95,9 +94,6 @@ class NetStatistics(Struct, frozen=True):
     frames_dropped: int
     violations: int
     guarded_exceptions: int
-    gossip_in: int
-    gossip_out: int
-    gossip_dropped: int
 
 
 @dataclass(slots=True)
@@ -111,6 +107,3 @@ class Tally:
     frames_dropped: int = 0
     violations: int = 0
     guarded_exceptions: int = 0
-    gossip_in: int = 0
-    gossip_out: int = 0
-    gossip_dropped: int = 0

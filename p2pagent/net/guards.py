@@ -1,7 +1,7 @@
 """What keeps py-libp2p 0.8.1 from killing or deafening the daemon.
 
-In this release one exception in one task of a service ends the whole host: a stream handler that raises, a malformed
-gossip message, a validator with a bug. Each class here wraps one such place and counts what it caught; the tests in
+In this release one exception in one task of a service ends the whole host, a stream handler that raises for one. Each
+class here wraps one such place and counts what it caught; the tests in
 tests/integration/test_net.py show what each is for. Private names are used throughout: the version is pinned.
 """
 

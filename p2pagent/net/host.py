@@ -33,6 +33,9 @@ from p2pagent.types import PeerId
 PSK_BYTES = 32
 UPGRADE_LIMIT_S = 5.0
 NEGOTIATION_LIMIT_S = 5.0
+CONNECTIONS_SPARE = 16
+"""Connections beyond two per neighbour: newcomers whose handshake is under way."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +90,7 @@ def new_host(seed: bytes, config: NetConfig, guard: Guard) -> BasicHost:
     upgrader.muxer_multistream = LiveMuxer({TProtocol(YAMUX_PROTOCOL_ID): LiveYamux})
     peerstore = PeerStore()
     peerstore.add_key_pair(own, pair)
+    connections_max = 2 * config.neighbours_max + CONNECTIONS_SPARE
     swarm = GuardedSwarm(
         own,
         peerstore,
@@ -94,8 +98,8 @@ def new_host(seed: bytes, config: NetConfig, guard: Guard) -> BasicHost:
         transports=[_ExclusiveTCP()],
         retry_config=RetryConfig(max_retries=0),
         connection_config=ConnectionConfig(
-            max_connections=config.neighbours_max,
-            high_watermark=config.neighbours_max,
+            max_connections=connections_max,
+            high_watermark=connections_max,
             low_watermark=0,
             min_connections=0,
             inbound_upgrade_timeout=UPGRADE_LIMIT_S,

@@ -1,6 +1,6 @@
-"""Yamux that survives cancellation and notices a silent peer.
+"""Yamux that survives cancellation, notices a silent peer, and knows a farewell from a loss.
 
-Every byte that libp2p sends, ours or its own (gossip, DHT, identify), passes through one method here. A write that is
+Every byte that libp2p sends, ours or its own (DHT, identify), passes through one method here. A write that is
 cancelled half way leaves the Noise cipher states of both ends apart, and the connection is lost: so no write is ever
 cancelled, and one that does not finish in time takes its connection with it.
 """
@@ -12,11 +12,29 @@ from libp2p.abc import IMuxedConn, INetConn, INetStream, ISecureConn
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
-from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT, Yamux
+from libp2p.stream_muxer.yamux.yamux import (
+    FLAG_SYN,
+    GO_AWAY_CONN_GARBAGE_COLLECTED,
+    GO_AWAY_NORMAL,
+    HEADER_SIZE,
+    TYPE_GO_AWAY,
+    TYPE_PING,
+    YAMUX_HEADER_FORMAT,
+    Yamux,
+)
 
 WRITE_LIMIT_S = 10.0
 """How long one write may block before its connection is given up."""
 
+LEAVING = GO_AWAY_NORMAL
+LET_GO = GO_AWAY_CONN_GARBAGE_COLLECTED
+"""Codes of a farewell in good order: the peer leaves or wants no more of us, or it had more connections than it wants.
+
+Source of the second: ConnGarbageCollected in https://github.com/libp2p/go-libp2p/blob/master/core/network/conn.go
+"""
+
+CODE_BYTES = 4
+GO_AWAY = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_GO_AWAY, 0, 0, 0)[:-CODE_BYTES]
 PING_INTERVAL_S = 2.5
 PONG_LIMIT_S = 2.5
 """How long to wait for the answer to a ping; two misses in a row end the connection, so silence is noticed in 7.5 s."""
@@ -25,12 +43,28 @@ PONG_LIMIT_S = 2.5
 class LiveYamux(Yamux):
     """Yamux with shielded writes and a ping that has consequences.
 
+    `farewell` is the code, sent or received, with which the connection ended in good order.
     Twelve bytes of yamux ping replace libp2p's health monitor, which opens a stream per connection and check,
     one peer after another, so that one frozen peer delays finding the next.
     """
 
     _broken = False
     _verdict: trio.Event | None = None
+    farewell: int | None = None
+
+    def __init__(self, secured_conn: ISecureConn, peer_id: ID, *, is_initiator: bool) -> None:
+        super().__init__(secured_conn, peer_id, is_initiator=is_initiator)
+        # Stock yamux treats a farewell like any other end of the connection and tells nobody which it was.
+        read = secured_conn.read
+
+        async def overheard(n: int | None = None) -> bytes:
+            data = await read(n)
+            if len(data) == HEADER_SIZE and data[:-CODE_BYTES] == GO_AWAY:
+                code = int.from_bytes(data[-CODE_BYTES:])
+                self.farewell = code if code in (LEAVING, LET_GO) else None
+            return data
+
+        secured_conn.read = overheard  # type: ignore[method-assign]
 
     @property
     def is_established(self) -> bool:
@@ -48,6 +82,11 @@ class LiveYamux(Yamux):
                     await self.abandon()
                     raise ConnectionClosedError("write took too long", transport="yamux")
         await trio.lowlevel.checkpoint()
+
+    async def close(self, error_code: int = LEAVING) -> None:
+        if self.is_established:
+            self.farewell = error_code
+        await super().close(error_code)
 
     async def abandon(self) -> None:
         """Cut the connection without a farewell; libp2p then cleans up as after any lost connection."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from typing import Any, cast
 
 import trio
@@ -28,15 +29,16 @@ from p2pagent.net.events import (
     NetStatistics,
     OnEvent,
     PeerDown,
+    PeerIdle,
     PeerUp,
     SendFailed,
     Tally,
 )
-from p2pagent.net.gossip import Gossip, Validate
 from p2pagent.net.guards import Guard, GuardedSwarm, quiet_libp2p
 from p2pagent.net.host import bound_addresses, new_host, peer_id_of
 from p2pagent.net.multicast import Multicast
-from p2pagent.net.muxer import yamux_of
+from p2pagent.net.muxer import LEAVING, LET_GO, yamux_of
+from p2pagent.net.neighbours import Neighbours
 from p2pagent.net.streams import Lanes
 from p2pagent.types import PeerId
 
@@ -48,17 +50,10 @@ class Network:
     """This peer, whose ed25519 key has the 32-byte `seed`, on the network.
 
     `on_event` is called from the tasks of the network; it must neither block nor raise, and an exception of it ends
-    `run`. `validate(source, data)` decides which gossip is delivered and passed on; an exception there counts as no.
+    `run`.
     """
 
-    def __init__(
-        self,
-        seed: bytes,
-        config: NetConfig,
-        protocols: tuple[str, ...],
-        on_event: OnEvent,
-        validate: Validate = lambda _source, _data: True,
-    ) -> None:
+    def __init__(self, seed: bytes, config: NetConfig, protocols: tuple[str, ...], on_event: OnEvent) -> None:
         """Prepare everything; nothing is bound or dialled before `run`.
 
         Raises:
@@ -78,13 +73,10 @@ class Network:
         self._dialler = Dialler(self._host, self._book)
         self._contacts = Contacts(self._dialler, self._book, self._emit)
         self._cells = Cells(self._host, self._dialler, self._book, self._guard)
-        topic = f"/p2pagent/{config.network}/records/1"
-        self._gossip = Gossip(self._host, topic, validate, self._emit, self._guard)
-        self._lanes = Lanes(self._host, self._dialler.connect, config, self._emit, self._tally)
+        self._neighbours = Neighbours(config.neighbours_max, {peer for peer, _, _ in self._bootstrap})
+        self._lanes = Lanes(self._host, self._dialler.connect, self._exchanged, config, self._emit, self._tally)
         for protocol in protocols:
             self._host.set_stream_handler(TProtocol(protocol), self._lanes.handle)
-        self._up: set[ID] = set()
-        self._unwanted: set[ID] = set()
         self._tasks: trio.Nursery | None = None
         self._owner_failed = trio.Event()
         self._owner_error: Exception | None = None
@@ -146,11 +138,13 @@ class Network:
             self._learn(owner, good)
 
     def connect(self, peer: PeerId) -> None:
-        """Start connecting to a peer, so that a later frame finds the way open."""
+        """Start connecting to a peer, so that a later frame finds the way open, if there is room for a neighbour."""
         try:
-            self._start(self._dialler.connect, peer_id_of(peer))
+            found = peer_id_of(peer)
         except ValueError:
             return
+        if not self._neighbours.full:
+            self._start(self._dialler.connect, found)
 
     def disconnect(self, peer: PeerId) -> None:
         """Start closing the connections to a peer; it is not dialled again before there is something to send."""
@@ -158,17 +152,7 @@ class Network:
             found = peer_id_of(peer)
         except ValueError:
             return
-        if found in self._up:
-            self._unwanted.add(found)
-            self._start(self._close_peer, found)
-
-    def publish(self, data: bytes) -> None:
-        """Queue a gossip message of at most GOSSIP_BYTES_MAX bytes.
-
-        Raises:
-            ValueError: the message is too long.
-        """
-        self._gossip.publish(data)
+        self._start(self._close_peer, found, LEAVING)
 
     async def provide(self, cell: str) -> bool:
         """Announce in the DHT that this peer serves a cell; True when at least one peer has taken note."""
@@ -180,20 +164,7 @@ class Network:
 
     def statistics(self) -> NetStatistics:
         """Return the counters as of now."""
-        tally = self._tally
-        return NetStatistics(
-            neighbours=len(self._up),
-            frames_in=tally.frames_in,
-            frames_out=tally.frames_out,
-            bytes_in=tally.bytes_in,
-            bytes_out=tally.bytes_out,
-            frames_dropped=tally.frames_dropped,
-            violations=tally.violations,
-            guarded_exceptions=tally.guarded_exceptions,
-            gossip_in=tally.gossip_in,
-            gossip_out=tally.gossip_out,
-            gossip_dropped=tally.gossip_dropped,
-        )
+        return NetStatistics(len(self._neighbours), **asdict(self._tally))
 
     async def _serve(self, stop: trio.Event, *, task_status: TaskStatus[None]) -> None:
         # The shield makes the end orderly: first the farewells, then libp2p's tasks. Nothing of it is cut in a write.
@@ -201,7 +172,6 @@ class Network:
             async with self._services(), trio.open_nursery() as tasks:
                 self._tasks = tasks
                 await tasks.start(self._lanes.run)
-                await tasks.start(self._gossip.run)
                 await self._swarm.listen(*map(Multiaddr, self._config.listen))
                 for peer, address, text in self._bootstrap:
                     tasks.start_soon(self._contacts.keep_bootstrap, peer, address, text)
@@ -217,22 +187,24 @@ class Network:
     @asynccontextmanager
     async def _services(self) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for service in (self._swarm, self._gossip.pubsub, self._gossip.router, self._cells.dht):
+            for service in (self._swarm, self._cells.dht):
                 await stack.enter_async_context(self._guard.service(service))
             yield
 
     async def _say_goodbye(self) -> None:
         # Stopping the swarm's service is meant to do all this, but is cancelled before it gets to it.
         with trio.move_on_after(FAREWELL_LIMIT_S):
-            for listener in self._swarm.listeners.values():
-                await listener.close()
             async with trio.open_nursery() as nursery:
                 for connection in self._swarm.get_connections():
                     nursery.start_soon(connection.close)
+            # Not earlier: it cuts the connections that came in through it.
+            for listener in self._swarm.listeners.values():
+                await listener.close()
 
-    async def _close_peer(self, peer: ID) -> None:
-        for connection in self._swarm.get_connections(peer):
-            await connection.close()
+    async def _close_peer(self, peer: ID, code: int) -> None:
+        for yamux in map(yamux_of, self._swarm.get_connections(peer)):
+            if yamux.is_established:
+                await yamux.close(code)
 
     def _start(self, task: Callable[..., Any], *args: object) -> None:
         if self._tasks is not None:
@@ -244,8 +216,11 @@ class Network:
 
     async def _heard(self, peer: ID, addresses: list[Multiaddr]) -> None:
         self._learn(peer, addresses)
-        if len(self._up) < self._config.neighbours_max:
+        if not self._neighbours.full:
             await self._dialler.connect(peer)
+
+    def _exchanged(self, peer: ID) -> None:
+        self._neighbours.exchanged(peer, trio.current_time())
 
     def _emit(self, event: NetEvent) -> None:
         try:
@@ -263,28 +238,28 @@ class Network:
             if other is not connection and self._tasks is not None:
                 yamux_of(other).suspect()
                 self._tasks.start_soon(yamux_of(other).challenge, PROBE_LIMIT_S)
-        self._unwanted.discard(peer)
         self._swarm.unblock_peer(peer)
         self._start(self._cells.add, connection)
-        if peer not in self._up:
-            self._up.add(peer)
+        if self._neighbours.up(peer, trio.current_time()):
             self._contacts.up(peer)
             self._emit(PeerUp(PeerId(peer.to_base58())))
+        for idle in self._neighbours.let_go(peer, trio.current_time()):
+            self._start(self._close_peer, idle, LET_GO)
 
     def connection_down(self, connection: INetConn) -> None:
-        """Take note of a lost connection (called by libp2p's notifee)."""
+        """Take note of a closed connection (called by libp2p's notifee)."""
         peer = connection.muxed_conn.peer_id
-        if self._dialler.connected(peer):
-            self._gossip.pubsub.forget_stale_stream(peer)
-        elif peer in self._up:
-            self._up.discard(peer)
+        if self._dialler.connected(peer) or not self._neighbours.down(peer):
+            return
+        farewell = yamux_of(connection).farewell
+        self._contacts.down(peer, let_go=farewell == LET_GO)
+        if farewell != LET_GO:
             self._cells.remove(peer)
-            self._contacts.down(peer)
+        if farewell is not None:
+            self._emit(PeerIdle(PeerId(peer.to_base58())))
+        else:
             self._emit(PeerDown(PeerId(peer.to_base58())))
-            if peer in self._unwanted:
-                self._unwanted.discard(peer)
-            else:
-                self._start(self._contacts.bring_back, peer)
+            self._start(self._contacts.bring_back, peer)
 
 
 class _Watcher(INotifee):

@@ -22,6 +22,7 @@ from p2pagent.net.events import FrameReceived, NetConfig, OnEvent, ProtocolViola
 from p2pagent.net.frames import FrameSplitter, FramingError, encode_frame
 from p2pagent.net.guards import CHUNK_BYTES, reset, write_all
 from p2pagent.net.muxer import yamux_of
+from p2pagent.peer.wire import GOSSIP_PROTOCOL
 from p2pagent.types import PeerId
 
 OPEN_LIMIT_S = 10.0
@@ -38,6 +39,9 @@ QUEUE_BYTES_MAX = 8 << 20
 
 Dial = Callable[[ID], Awaitable[str | None]]
 """Connects to a peer; returns None, or why that is not possible."""
+
+Exchanged = Callable[[ID], None]
+"""Takes note of a frame to or from a peer, gossip apart."""
 
 
 class _Lane:
@@ -88,9 +92,12 @@ class _Lane:
 class Lanes:
     """All lanes of this peer."""
 
-    def __init__(self, host: Any, dial: Dial, config: NetConfig, on_event: OnEvent, tally: Tally) -> None:
+    def __init__(
+        self, host: Any, dial: Dial, exchanged: Exchanged, config: NetConfig, on_event: OnEvent, tally: Tally
+    ) -> None:
         self._host = host
         self._dial = dial
+        self._exchanged = exchanged
         self._config = config
         self._on_event = on_event
         self._tally = tally
@@ -170,6 +177,7 @@ class Lanes:
             lane.queued_bytes = 0
             self._lost(lane.peer, lane.protocol, lost, str(error) or type(error).__name__)
             return
+        self._note(lane)
         try:
             await write_all(stream, b"".join(map(encode_frame, frames)))
         except Exception as error:
@@ -210,6 +218,7 @@ class Lanes:
         try:
             while data := await stream.read(CHUNK_BYTES):
                 for payload in splitter.feed(data):
+                    self._note(lane)
                     self._tally.frames_in += 1
                     self._tally.bytes_in += len(payload)
                     self._on_event(FrameReceived(lane.name, lane.protocol, payload))
@@ -222,6 +231,10 @@ class Lanes:
         except StreamError:
             return False
         return _writable(stream)
+
+    def _note(self, lane: _Lane) -> None:
+        if lane.protocol != GOSSIP_PROTOCOL:
+            self._exchanged(lane.peer)
 
     def _lost(self, peer: ID, protocol: str, frames: int, reason: str) -> None:
         self._tally.frames_dropped += frames

@@ -14,9 +14,10 @@ from msgspec import Struct
 from p2pagent.market.clearing import OUT, WEIGHT_MAX, assign
 from p2pagent.market.receipts import metered, price_cap
 from p2pagent.peer.events import Ask
+from p2pagent.peer.loads import Prospect
 from p2pagent.peer.messages import AgentAdvert, Quote
-from p2pagent.routing.prototypes import Relevance
-from p2pagent.routing.scoring import Score, score
+from p2pagent.routing.scoring import Score
+from p2pagent.routing.service import WAIT_MS_MAX
 from p2pagent.types import AgentRef, Microcredits, PeerId, Usage
 
 
@@ -27,9 +28,6 @@ class _Ordered(Protocol):
 Gain = tuple[AgentRef, Microcredits]
 _P = TypeVar("_P", bound=_Ordered)
 
-CALLS = 3
-"""Strangers called for a quote per round; their quotes come in one round trip and the losers' holds end at once."""
-
 STRANGER_MS = 100
 """Two round trips before a stranger's first token; a stranger no better than the local agent is not worth them."""
 
@@ -38,30 +36,42 @@ OUTPUT_TOKENS_EXPECTED = 64
 
 
 class Option(Struct):
-    """One agent that might answer, and what it is worth before it has quoted."""
+    """One agent that might answer.
+
+    Attributes:
+        worth_microcredits: what it is worth if it answers at once and its slot costs nothing.
+        prospect: what its load was believed to be when it was decided whom to ask; None if it was not considered.
+        chance: probability with which it was the first to be asked; None where it was not drawn for.
+        outcomes: answers of it that were judged here.
+        trial: it is new here, and valued by what it may be, not by its score.
+    """
 
     agent: AgentRef
     advert: AgentAdvert
     score: Score
     cost_microcredits: Microcredits
     worth_microcredits: Microcredits
+    prospect: Prospect | None = None
+    chance: float | None = None
+    outcomes: int = 0
+    trial: bool = False
 
 
 def options(
-    relevance: Relevance,
-    adverts: list[tuple[PeerId, AgentAdvert]],
-    ask: Ask,
-    caution: float,
-    me: PeerId,
+    adverts: list[tuple[PeerId, AgentAdvert]], scores: list[tuple[Score, Score]], ask: Ask, caution: float, me: PeerId
 ) -> list[Option]:
-    """All agents in `adverts`, best first; equals keep the order in which they were given."""
-    scores = score(relevance, [advert.capability for _, advert in adverts])
+    """All agents in `adverts`, best first; equals keep the order in which they were given.
+
+    `scores` are what is expected of each and what to value it by; they differ where a newcomer is tried. The local
+    agents are not: their claims are our own.
+    """
     found = []
-    for (peer, advert), rated in zip(adverts, scores, strict=True):
+    for (peer, advert), (expected, valued) in zip(adverts, scores, strict=True):
+        rated = valued if peer != me else expected
         cost = expected_cost(advert, ask)
         delay = ask.policy.delay_microcredits_per_s * STRANGER_MS // 1000 if peer != me else 0
         worth = int(ask.policy.value_microcredits * rated.cautious(caution)) - cost - delay
-        found.append(Option(AgentRef(peer, advert.name), advert, rated, cost, worth))
+        found.append(Option(AgentRef(peer, advert.name), advert, expected, cost, worth, trial=rated != expected))
     return sorted(found, key=lambda option: -option.worth_microcredits)
 
 
@@ -70,12 +80,24 @@ def expected_cost(advert: AgentAdvert, ask: Ask) -> Microcredits:
     return metered(advert.rates, Usage(ask.prompt_tokens, 0, min(ask.sampling.max_tokens, OUTPUT_TOKENS_EXPECTED)))
 
 
-def to_call(ranked: list[Option], me: PeerId) -> list[Option]:
-    """Whom to ask for a quote: the best strangers that are worth more than the best local agent, and that agent."""
-    local = next((o for o in ranked if o.agent.peer == me), None)
-    floor = local.worth_microcredits if local else 0
-    strangers = [o for o in ranked if o.agent.peer != me and o.worth_microcredits > floor]
-    return [*strangers[:CALLS], *([local] if local else [])]
+def utility(option: Option, prospect: Prospect, ask: Ask) -> Microcredits:
+    """The worth of an agent as long as it has not quoted, less what is believed of its wait, its price and its toll."""
+    waited = ask.policy.delay_microcredits_per_s * (prospect.wait_ms + prospect.answer_ms) // 1000
+    return option.worth_microcredits - waited - prospect.slot_price - toll(prospect, prospect.slot_price, ask)
+
+
+def toll(prospect: Prospect, slot_price: Microcredits, ask: Ask) -> Microcredits:
+    """What an answer there makes others wait, in this user's money, as far as the slot's price does not say it.
+
+    Nobody is paid it. Were it left out, all would queue for a little quality until nobody gained by it (Pigou).
+    """
+    return max(0, ask.policy.delay_microcredits_per_s * prospect.toll_ms // 1000 - slot_price)
+
+
+def patience_ms(option: Option, floor: Microcredits, ask: Ask) -> int:
+    """How long a slot of an agent may be away until nothing is gained over `floor`; `WAIT_MS_MAX` is for ever."""
+    gain, delay_cost = option.worth_microcredits - floor, ask.policy.delay_microcredits_per_s
+    return min(WAIT_MS_MAX, max(0, gain) * 1000 // delay_cost) if delay_cost else WAIT_MS_MAX
 
 
 def worth_at(option: Option, quote: Quote, ask: Ask) -> Microcredits:

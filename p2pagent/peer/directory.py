@@ -1,89 +1,168 @@
-"""Who is in the network, as far as this peer knows: signed records, their leases, and who has gone silent.
+"""Who is in the network, as far as this peer knows: signed records, signs of life, and who has gone silent.
 
-Rule 1: a record holds until its signed lease ends, wherever it was heard; hearing it again prolongs nothing.
-Rule 2: of two records of one peer the larger version holds.
-Rule 3: a peer that left comes back by a newer record; one that fell silent only by direct contact, whatever is heard.
-Rule 4: every breach of the protocol is held against its peer, and too many of them are the end of it.
+Rule 1: a peer holds until the lease of its last heartbeat ends; hearing that again, wherever, prolongs nothing.
+Rule 2: of two records of one peer the larger version holds; of two heartbeats the later one.
+Rule 3: a peer that is gone comes back only by a heartbeat in which it says that it has read of that, or by a new start.
+Rule 4: one that we could not reach is called again only after direct contact or its new start, whatever is heard.
+Rule 5: every breach of the protocol is held against its peer, and too many of them are the end of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from typing import TypeVar
 
 from msgspec import Struct
 
-from p2pagent.peer.messages import ARRAY_LENGTH_MAX, Digest, Record, SignedRecord, Summary
+from p2pagent.peer.messages import ARRAY_LENGTH_MAX, Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
 from p2pagent.types import PeerId
 
 PEERS_MAX = ARRAY_LENGTH_MAX
-"""Records held; a digest of all of them still fits one frame."""
+"""Records held."""
 
 CLOCK_SKEW_MS = 60_000
-"""How far another device's clock may be off before its records are refused."""
+"""How far another device's clock may be off before its heartbeats are refused."""
 
 LEASE_MS_MAX = 600_000
 """A longer lease is cut to this: a ghost lives no longer."""
 
-DELTA_RECORDS_MAX = 64
+RETRIED_MAX = 160
+"""Of those who are gone, how many may be tried again: as many as one cell has."""
+
 FAULTS_MAX = 16
 """Breaches of the protocol at which a peer is shunned: an honest one has hardly any."""
 
 FAULT_MS = 60_000
 """One breach is forgotten in this time."""
 
+Proof = tuple[int, int]
+"""What a sign of life is worth against a suspicion: `(incarnation, refuted)`."""
+
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
+
 
 class Entry(Struct):
-    """One peer's record, the bytes that prove it, and whether the peer can be reached."""
+    """One peer: its record, its last heartbeat, the bytes that prove both, and whether it can be reached from here."""
 
     record: Record
     signed: SignedRecord
+    heartbeat: Heartbeat
+    beat: SignedHeartbeat
+    paths: tuple[str, ...]
+    """Per agent, the smallest cell that it can be in."""
     silent: bool = False
+    met: bool = False
+    """It has spoken to us itself: nobody has invented it."""
 
     @property
     def expires_ms(self) -> int:
-        """When the signed lease ends, on the signer's clock."""
-        return self.record.issued_ms + min(self.record.lease_ms, LEASE_MS_MAX)
+        """When the lease ends, on the signer's clock."""
+        return self.heartbeat.issued_ms + min(self.heartbeat.lease_ms, LEASE_MS_MAX)
+
+    @property
+    def proof(self) -> Proof:
+        """What holds against a suspicion."""
+        return (self.heartbeat.incarnation, self.heartbeat.refuted)
+
+    def load(self, agent: str) -> Load | None:
+        """What the last heartbeat says of an agent; None where it is of another record."""
+        if self.heartbeat.version != self.record.version:
+            return None
+        pairs = zip(self.record.agents, self.heartbeat.loads, strict=False)
+        return next((load for advert, load in pairs if advert.name == agent), None)
 
 
 class Directory:
-    """The table of records. `network` and our own id decide what belongs here."""
+    """The table of peers. `network` and our own id decide who belongs here."""
 
     def __init__(self, me: PeerId, network: str) -> None:
         self._me = me
         self._network = network
         self._entries: dict[PeerId, Entry] = {}
-        self._left: dict[PeerId, tuple[int, int]] = {}
+        self._gone: dict[PeerId, Proof] = {}
         self._faults: dict[PeerId, tuple[float, int]] = {}
         self._banned: dict[PeerId, None] = {}
+        self.changes = 0
+        """Grows whenever somebody is added or dropped."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def learn(self, record: Record, signed: SignedRecord, now_ms: int) -> bool:
-        """Take in a verified record; whether it is news, worth passing on and dialling."""
+    def believes(self, heartbeat: Heartbeat, now_ms: int) -> bool:
+        """Whether a heartbeat, its signature apart, is news of a peer that may be alive; goodbyes are news too."""
+        peer = PeerId(heartbeat.peer)
+        if peer == self._me or not is_timely(heartbeat, now_ms):
+            return False
+        if (heartbeat.incarnation, heartbeat.refuted) <= self._gone.get(peer, (-1, -1)):
+            return False
+        known = self._entries.get(peer)
+        return known is None or _order(heartbeat) > _order(known.heartbeat)
+
+    def hear(self, heartbeat: Heartbeat, beat: SignedHeartbeat) -> bool:
+        """Take in a verified heartbeat that is believed; whether the record that it goes with is at hand.
+
+        A goodbye ends the entry.
+        """
+        peer = PeerId(heartbeat.peer)
+        known = self._entries.get(peer)
+        if not heartbeat.lease_ms:
+            self.forget(peer)
+            self._bury(peer, (heartbeat.incarnation, heartbeat.refuted))
+            return True
+        if known is None:
+            return False
+        known.heartbeat, known.beat = heartbeat, beat
+        return heartbeat.version <= known.record.version
+
+    def learn(
+        self,
+        record: Record,
+        signed: SignedRecord,
+        heartbeat: Heartbeat,
+        beat: SignedHeartbeat,
+        paths: tuple[str, ...] = (),
+    ) -> bool:
+        """Take in a verified record with a heartbeat of its peer that is believed; whether it is news."""
         peer = PeerId(record.peer)
         if peer == self._me or record.network != self._network:
-            return False
-        if record.issued_ms > now_ms + CLOCK_SKEW_MS or record.version <= self._left.get(peer, (-1, -1)):
             return False
         known = self._entries.get(peer)
         if known is not None and record.version <= known.record.version:
             return False
-        entry = Entry(record, signed, silent=known is not None and known.silent)
-        if record.lease_ms == 0:
-            self._entries.pop(peer, None)
-            self._left[peer] = record.version
-            self._bound(self._left)
-            return known is not None
-        if entry.expires_ms + CLOCK_SKEW_MS <= now_ms:
-            return False
         if known is None and len(self._entries) >= PEERS_MAX:
-            return False
-        self._entries[peer] = entry
+            self._make_room()
+        silent = known is not None and known.silent and known.record.incarnation == record.incarnation
+        met = known is not None and known.met
+        if known is not None and _order(known.heartbeat) > _order(heartbeat):
+            heartbeat, beat = known.heartbeat, known.beat
+        self._gone.pop(peer, None)
+        self._entries[peer] = Entry(record, signed, heartbeat, beat, paths, silent, met)
+        self.changes += 1
         return True
+
+    def bury(self, peer: PeerId) -> None:
+        """`peer` is gone."""
+        entry = self._entries.get(peer)
+        if entry is not None:
+            self.forget(peer)
+            self._bury(peer, entry.proof)
+
+    def gone(self, peer: PeerId) -> Proof | None:
+        """What `peer` had to say for itself when it was declared gone, or None if it was not."""
+        return self._gone.get(peer)
+
+    def lately_gone(self) -> list[PeerId]:
+        """Those who went last."""
+        return list(self._gone)[-RETRIED_MAX:]
+
+    def forget(self, peer: PeerId) -> None:
+        """Drop what is known of `peer`; it may be learned again."""
+        self.changes += self._entries.pop(peer, None) is not None
 
     def up(self, peer: PeerId) -> None:
         """Direct contact with `peer`."""
         if peer in self._entries:
             self._entries[peer].silent = False
+            self._entries[peer].met = True
 
     def down(self, peer: PeerId) -> None:
         """Contact with `peer` was lost or could not be made: nobody is sent there until it shows itself."""
@@ -95,8 +174,7 @@ class Directory:
         before = self.faults(peer, now_ms)
         self._faults.pop(peer, None)
         self._faults[peer] = (min(before + 1, 2 * FAULTS_MAX), now_ms)
-        if len(self._faults) > PEERS_MAX:
-            del self._faults[next(iter(self._faults))]
+        bound(self._faults, PEERS_MAX)
         return before <= FAULTS_MAX - 1 < before + 1
 
     def faults(self, peer: PeerId, now_ms: int) -> float:
@@ -111,18 +189,18 @@ class Directory:
     def ban(self, peer: PeerId) -> None:
         """`peer` was proved to have cheated: it is shunned for as long as we remember."""
         self._banned[peer] = None
-        if len(self._banned) > PEERS_MAX:
-            del self._banned[next(iter(self._banned))]
+        bound(self._banned, PEERS_MAX)
 
     def is_banned(self, peer: PeerId) -> bool:
         """Whether `peer` was proved to have cheated."""
         return peer in self._banned
 
-    def sweep(self, now_ms: int) -> None:
-        """Drop records whose lease has ended."""
-        for peer in [p for p, e in self._entries.items() if e.expires_ms + CLOCK_SKEW_MS <= now_ms]:
-            self._left[peer] = self._entries.pop(peer).record.version
-        self._bound(self._left)
+    def sweep(self, now_ms: int) -> list[PeerId]:
+        """Drop peers whose lease has ended; who they are."""
+        ended = [peer for peer, entry in self._entries.items() if entry.expires_ms + CLOCK_SKEW_MS <= now_ms]
+        for peer in ended:
+            self.forget(peer)  # a heartbeat that is still good brings it back
+        return ended
 
     def get(self, peer: PeerId) -> Entry | None:
         """The entry of `peer`, silent or not."""
@@ -137,29 +215,29 @@ class Directory:
         candidates = ((p, e) for p, e in self._entries.items() if not e.silent and e.expires_ms > now_ms)
         return ((p, e) for p, e in candidates if not self.shuns(p, now_ms))
 
-    def digest(self, own: Record | None, *, pull: bool) -> Digest:
-        """What we know by version, our own record included."""
-        known = [self._entries[peer].record for peer in sorted(self._entries)]
-        rows = tuple(Summary(r.peer, r.incarnation, r.sequence) for r in [*([own] if own else []), *known])
-        return Digest(rows[:PEERS_MAX], pull)
+    def _bury(self, peer: PeerId, proof: Proof) -> None:
+        self._gone.pop(peer, None)
+        self._gone[peer] = proof
+        bound(self._gone, PEERS_MAX)
 
-    def newer_than(self, digest: Digest) -> tuple[SignedRecord, ...]:
-        """Records that the sender of `digest` lacks, at most `DELTA_RECORDS_MAX` of them."""
-        theirs = {s.peer: (s.incarnation, s.sequence) for s in digest.entries}
-        lacking = (p for p, e in self._entries.items() if e.record.version > theirs.get(p, (-1, -1)))
-        return tuple(self._entries[peer].signed for peer in sorted(lacking)[:DELTA_RECORDS_MAX])
+    def _make_room(self) -> None:
+        """Give up one that we never met, of those the one heard of longest ago: it is the one most likely gone."""
+        entries = self._entries
+        del entries[min(entries, key=lambda peer: (entries[peer].met, entries[peer].heartbeat.issued_ms, peer))]
 
-    def lacks(self, digest: Digest) -> bool:
-        """Whether the sender of `digest` knows something newer than we do."""
-        for summary in digest.entries:
-            peer = PeerId(summary.peer)
-            entry = self._entries.get(peer)
-            held = entry.record.version if entry else self._left.get(peer, (-1, -1))
-            if peer != self._me and (summary.incarnation, summary.sequence) > held:
-                return True
-        return False
 
-    @staticmethod
-    def _bound(table: dict[PeerId, tuple[int, int]]) -> None:
-        while len(table) > PEERS_MAX:
-            del table[next(iter(table))]
+def is_timely(heartbeat: Heartbeat, now_ms: int) -> bool:
+    """Whether a heartbeat is of the past and its lease runs, as far as clocks agree; goodbyes never end."""
+    ends_ms = heartbeat.issued_ms + min(heartbeat.lease_ms, LEASE_MS_MAX)
+    running = not heartbeat.lease_ms or ends_ms + CLOCK_SKEW_MS > now_ms
+    return running and heartbeat.issued_ms <= now_ms + CLOCK_SKEW_MS
+
+
+def bound(table: dict[_K, _V], most: int) -> None:
+    """Forget what was put into `table` first until it holds `most`."""
+    while len(table) > most:
+        del table[next(iter(table))]
+
+
+def _order(heartbeat: Heartbeat) -> tuple[int, int, int]:
+    return (heartbeat.incarnation, heartbeat.refuted, heartbeat.issued_ms)

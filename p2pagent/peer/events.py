@@ -9,8 +9,9 @@ from typing import Literal
 from msgspec import Struct
 
 from p2pagent.peer.hub_messages import SignedSheet
-from p2pagent.peer.messages import AgentAdvert, Dispute, SignedRecord, SignedRefund
+from p2pagent.peer.messages import AgentAdvert, Dispute, SignedRefund
 from p2pagent.peer.wire import WireMessage
+from p2pagent.routing.prototypes import Relevance
 from p2pagent.types import AgentRef, ChatMessage, Microcredits, PeerId, PrivacyClass, Sampling, Usage
 
 
@@ -28,11 +29,31 @@ class Policy(Struct, frozen=True):
 Outcome = Literal["new", "known", "missing", "unfounded"]
 """Of booking a refund: it is booked now, it was before, or it fits no receipt that the ledger holds."""
 
+
+class Delivery(Struct, frozen=True):
+    """An answer as it can be judged later: whose it is, where in `space` its question lay, what was expected of it."""
+
+    agent: AgentRef
+    space: str
+    relevance: Relevance
+    quality: float
+
+
+class Rating(Struct, frozen=True):
+    """Whether an answer was good, and when that was said."""
+
+    good: bool
+    at_ms: int
+
+
 # --- events ---------------------------------------------------------------------------------------------------------
 
 
 class Ask(Struct, frozen=True):
-    """The user asks. `prompt_tokens` is counted by the local tokeniser; those of one `batch` are cleared together."""
+    """The user asks. `prompt_tokens` is counted by the local tokeniser; those of one `batch` are cleared together.
+
+    An answer is good if it equals `expect`, as `peer/outcomes.py` compares them; where that is empty the user judges.
+    """
 
     query: str
     turns: tuple[ChatMessage, ...]
@@ -40,6 +61,7 @@ class Ask(Struct, frozen=True):
     prompt_tokens: int
     policy: Policy
     batch: str = ""
+    expect: str = ""
 
 
 class CancelAsk(Struct, frozen=True):
@@ -49,7 +71,7 @@ class CancelAsk(Struct, frozen=True):
 
 
 class Received(Struct, frozen=True):
-    """A well-formed message from `peer`, by stream or by gossip (then `peer` is its author, whoever passed it on)."""
+    """A well-formed message from `peer`."""
 
     peer: PeerId
     message: WireMessage
@@ -62,7 +84,13 @@ class PeerUp(Struct, frozen=True):
 
 
 class PeerDown(Struct, frozen=True):
-    """The connection to `peer` is gone."""
+    """The connection to `peer` broke."""
+
+    peer: PeerId
+
+
+class PeerIdle(Struct, frozen=True):
+    """The connection to `peer` was closed in good order, here or there: nobody needed it, or it shuts down."""
 
     peer: PeerId
 
@@ -143,8 +171,16 @@ class RefundPosted(Struct, frozen=True):
     outcome: Outcome
 
 
+class Rated(Struct, frozen=True):
+    """The user has judged an answer that it bought, and may have said the contrary `earlier`; the ledger has both."""
+
+    delivery: Delivery
+    rating: Rating
+    earlier: Rating | None
+
+
 class ProvidersFound(Struct, frozen=True):
-    """Peers that the DHT names for `cell`, for the query that asked."""
+    """Peers that the DHT names for `cell`, for the query that asked; for our own sake if that is empty."""
 
     query: str
     cell: str
@@ -203,6 +239,7 @@ Event = (
     | Received
     | PeerUp
     | PeerDown
+    | PeerIdle
     | Unsent
     | Misbehaved
     | AgentsChanged
@@ -214,6 +251,7 @@ Event = (
     | Disputed
     | DisputeRecorded
     | RefundPosted
+    | Rated
     | ProvidersFound
     | Leave
     | Notice
@@ -226,7 +264,20 @@ class Timer(Struct, frozen=True):
     """What a timer is about. One that no longer matters when it fires is ignored, so none is ever cancelled."""
 
     kind: Literal[
-        "quotes", "clear", "progress", "hold", "record", "exchange", "book", "sheet", "bid", "cleared", "offer", "grant"
+        "quotes",
+        "clear",
+        "progress",
+        "hold",
+        "tick",
+        "probe",
+        "relay",
+        "remind",
+        "book",
+        "sheet",
+        "bid",
+        "cleared",
+        "offer",
+        "grant",
     ]
     ident: bytes = b""
     mark: int = 0
@@ -237,12 +288,6 @@ class Send(Struct, frozen=True):
 
     peer: PeerId
     message: WireMessage
-
-
-class Publish(Struct, frozen=True):
-    """Gossip our own record."""
-
-    record: SignedRecord
 
 
 class SetTimer(Struct, frozen=True):
@@ -305,6 +350,22 @@ class Archive(Struct, frozen=True):
     sheet: SignedSheet
 
 
+class Remember(Struct, frozen=True):
+    """Keep beside a receipt of ours what its user needs to judge it, and the rating if it was judged at once."""
+
+    receipt_id: bytes
+    delivery: Delivery
+    rating: Rating | None
+
+
+class Learned(Struct, frozen=True):
+    """Keep what is known of the answers of `agent` to questions in `space`, in place of what was."""
+
+    agent: AgentRef
+    space: str
+    experience: bytes
+
+
 class Acknowledged(Struct, frozen=True):
     """The seller has booked the receipt too: it need not be sent again."""
 
@@ -353,7 +414,6 @@ class Tell(Struct, frozen=True):
 
 Effect = (
     Send
-    | Publish
     | SetTimer
     | Generate
     | Abort
@@ -362,6 +422,8 @@ Effect = (
     | RecordDispute
     | RefundAcknowledged
     | Archive
+    | Remember
+    | Learned
     | Acknowledged
     | Find
     | Provide
@@ -378,7 +440,7 @@ Effect = (
 class Candidate(Struct, frozen=True):
     """One agent as the buyer saw it. Quality is a probability; `worth` is what choosing it is expected to gain.
 
-    What it has quoted is in its worth: the wait and the slot's price.
+    What it has quoted is in its worth, the wait and the slot's price; of who has not quoted, what was believed of both.
     """
 
     agent: AgentRef
@@ -393,6 +455,14 @@ class Candidate(Struct, frozen=True):
     ttft_ms: int | None = None
     free_slots: int | None = None
     reason: str = ""
+    outcomes: int = 0
+    """Answers of this agent that were judged here."""
+    wait_ms: int | None = None
+    """What was believed of the wait for a slot before anybody was asked; None where that was of no interest."""
+    toll_microcredits: Microcredits | None = None
+    """What an answer there would have made others wait, beyond the slot's price: in its worth, but not paid."""
+    chance: float | None = None
+    """Probability with which this one was drawn first among those that could be asked; the own agent always is."""
 
 
 class Text(Struct, frozen=True, tag="text"):
@@ -415,6 +485,7 @@ class Answered(Struct, frozen=True, tag="answered"):
         how: who made the price: nobody for the own agent, the seller's signed card and quote, a hub's clearing.
         prompt_microcredits: per prompt token that was computed; so for `cached_` and `output_microcredits`.
         sheet: id of the sheet that the slot price comes from, in hex; empty without one.
+        good: whether it is what was expected; None where only the user can tell.
     """
 
     text: str
@@ -436,6 +507,7 @@ class Answered(Struct, frozen=True, tag="answered"):
     restarts: int
     candidates: tuple[Candidate, ...]
     why: str
+    good: bool | None = None
 
 
 class Unanswered(Struct, frozen=True, tag="unanswered"):

@@ -72,6 +72,7 @@ class Hub:
         self,
         keys: Keys,
         space: Space,
+        hubs: Hubs,
         membership: Membership,
         seller: Seller,
         credit: Credit,
@@ -82,7 +83,7 @@ class Hub:
         self._keys = keys
         self._membership = membership
         self._directory: Directory = membership.directory
-        self.cast = Cast(keys.peer, space, Hubs(space.prototypes), self._directory)
+        self.cast = Cast(keys.peer, space, hubs, self._directory)
         self.sheets = sheets
         self.auctioneer = Auctioneer(keys, self.cast, started_ms)
         self.bidder = Bidder(keys, self.cast, rng)

@@ -35,12 +35,15 @@ from p2pagent.peer.events import (
     Misbehaved,
     Notice,
     PeerDown,
+    PeerIdle,
     PeerUp,
     Posted,
     ProvidersFound,
+    Rated,
     Received,
     RefundPosted,
     Send,
+    SetTimer,
     SheetKnown,
     Shun,
     Timer,
@@ -50,29 +53,38 @@ from p2pagent.peer.events import (
 )
 from p2pagent.peer.hub import Hub
 from p2pagent.peer.membership import Membership
+from p2pagent.peer.memory import Memory
 from p2pagent.peer.messages import (
+    Ack,
     Award,
     Call,
     Chunk,
     Delta,
-    Digest,
     Dispute,
     Fail,
     Final,
+    Look,
+    Nack,
+    Ping,
+    Pull,
     Refuse,
+    Relay,
     Release,
     Settle,
     Settled,
+    Sight,
     SignedQuote,
-    SignedRecord,
     SignedRefund,
 )
-from p2pagent.peer.rounds import Scout
+from p2pagent.peer.scout import Scout
 from p2pagent.peer.seller import Seller
 from p2pagent.peer.sheets import Sheets
 from p2pagent.peer.wire import WireMessage
+from p2pagent.routing.hubs import hubs_of
 from p2pagent.routing.prototypes import Space
-from p2pagent.types import PeerId
+from p2pagent.types import AgentRef, PeerId
+
+REMIND_MS = 10_000
 
 
 class Peer:
@@ -90,19 +102,24 @@ class Peer:
         debts: list[Debt] | None = None,
         disputed: list[Disputed] | None = None,
         refunds: list[SignedRefund] | None = None,
+        experience: dict[AgentRef, bytes] | None = None,
     ) -> None:
         self._me = keys.peer
+        self._reminds = False
         self.credit = credit = Credit(preferences.newcomer_credit_microcredits, {} if accounts is None else accounts)
         self._dues = Dues(keys, credit)
         self._debts = Debts(keys, credit, debts or [])
         self._disputes = Disputes(keys, credit, disputed or [], refunds or [])
-        self.membership = Membership(keys, space, network, rng, incarnation)
-        self.directory = self.membership.directory
         sheets = Sheets(keys)
         self.seller = Seller(keys, space, credit, sheets)
-        self.hub = Hub(keys, space, self.membership, self.seller, credit, sheets, rng, incarnation)
-        scout = Scout(keys.peer, space, preferences, self.directory, self._disputes, rng)
-        self.buyer = Buyer(keys, space, scout, self._debts, self.hub, rng)
+        hubs = hubs_of(space)
+        self.membership = Membership(keys, space, hubs, network, rng, incarnation, self.seller.loads)
+        self.directory = self.membership.directory
+        self.hub = Hub(keys, space, hubs, self.membership, self.seller, credit, sheets, rng, incarnation)
+        self.memory = Memory(space, experience or {})
+        own_load = self.seller.own_load
+        scout = Scout(keys.peer, space, preferences, self.directory, self._disputes, rng, own_load, self.memory)
+        self.buyer = Buyer(keys, space, scout, self._debts, self.memory, self.hub, rng)
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         """What is to be done about `event` at `now_ms`, milliseconds since the Unix epoch."""
@@ -147,27 +164,33 @@ class Peer:
             case Posted(ident, new):
                 return [*self._debts.on_posted(ident, new=new), *self._dues.on_posted(ident, new=new)]
             case PeerUp(peer):
-                return [*self.membership.on_up(peer), *self._debts.remind({peer}), *self._disputes.on_up(peer)]
+                return [*self.membership.on_up(peer, now_ms), *self._debts.remind({peer}), *self._disputes.on_up(peer)]
             case Disputed():
                 return self._disputes.on_disputed(event)
             case DisputeRecorded():
                 return self._disputes.on_recorded(event)
             case RefundPosted():
                 return self._disputes.on_refund_posted(event)
+            case Rated():
+                return self.memory.on_rated(event)
             case PeerDown(peer):
-                self.membership.on_down(peer)
+                return [*self.membership.on_down(peer, now_ms), *self._broken_off(peer, now_ms)]
+            case PeerIdle(peer):
+                self.membership.on_idle(peer)
                 return self._broken_off(peer, now_ms)
             case Unsent(peer):
-                self.membership.on_unsent(peer)
-                return self._broken_off(peer, now_ms)
+                return [*self.membership.on_unsent(peer), *self._broken_off(peer, now_ms)]
             case AgentsChanged(agents, addresses):
                 self.buyer.open_for(agents)
                 self.hub.open_for(agents)
-                interrupted = self.seller.open_for(agents, now_ms)
-                return [*interrupted, *self.membership.on_agents(agents, addresses, now_ms)]
-            case ProvidersFound(query, _, peers):
-                news = self.membership.on_providers(peers)
-                return news or self.buyer.on_nothing_found(query, now_ms)
+                effects = self.seller.open_for(agents, now_ms)
+                if not self._reminds:
+                    self._reminds = True
+                    effects.append(SetTimer(now_ms + REMIND_MS, Timer("remind")))
+                return [*effects, *self.membership.on_agents(agents, addresses, now_ms)]
+            case ProvidersFound(query, cell, peers):
+                looks = self.membership.on_providers(cell, peers, now_ms)
+                return looks or self.buyer.on_nothing_found(query, now_ms)
             case Leave():
                 return self.membership.on_leave(now_ms)
             case Contest():
@@ -190,6 +213,12 @@ class Peer:
             *self.seller.on_buyer_gone(peer, now_ms),
         ]
 
+    def _remind(self, now_ms: int) -> list[Effect]:
+        """Say again to the neighbours what they have not acknowledged; and keep doing so."""
+        met = self.membership.neighbours
+        again = SetTimer(now_ms + REMIND_MS, Timer("remind"))
+        return [*self._debts.remind(met), *self._disputes.remind(met), again]
+
     def _ignores(self, peer: PeerId, message: WireMessage, now_ms: int) -> bool:
         """Whether `message` is from a peer that is shunned. What was bought or sold before is settled all the same."""
         bookkeeping = Settle | Settled | Dispute | SignedRefund
@@ -205,12 +234,10 @@ class Peer:
                 return self.buyer.on_progress_timer(timer.ident, timer.mark, now_ms)
             case "hold":
                 return self.seller.on_hold_timer(timer.ident, now_ms)
-            case "record":
+            case "remind":
+                return self._remind(now_ms)
+            case "tick" | "probe" | "relay":
                 return self.membership.on_timer(timer, now_ms)
-            case "exchange":
-                met = self.membership.neighbours
-                reminders = [*self._debts.remind(met), *self._disputes.remind(met)]
-                return [*reminders, *self.membership.on_timer(timer, now_ms)]
             case _:
                 return self.hub.on_timer(timer, now_ms)
 
@@ -242,11 +269,21 @@ class Peer:
                 return self._disputes.on_dispute(peer, dispute, now_ms)
             case SignedRefund() as refund:
                 return self._disputes.on_refund(peer, refund)
-            case Digest() as digest:
-                return self.membership.on_digest(peer, digest, now_ms)
-            case SignedRecord() as record:
-                return [*self.membership.on_records((record,), now_ms), *self.buyer.on_news(now_ms)]
-            case Delta(records):
-                return [*self.membership.on_records(records, now_ms), *self.buyer.on_news(now_ms)]
+            case Ping() as ping:
+                return self.membership.on_ping(peer, ping, now_ms)
+            case Ack() as ack:
+                return self.membership.on_ack(peer, ack, now_ms)
+            case Relay() as relay:
+                return self.membership.on_relay(peer, relay, now_ms)
+            case Nack() as nack:
+                return self.membership.on_nack(peer, nack)
+            case Pull() as pull:
+                return self.membership.on_pull(peer, pull, now_ms)
+            case Delta() as delta:
+                return [*self.membership.on_delta(peer, delta, now_ms), *self.buyer.on_news(now_ms)]
+            case Look() as look:
+                return self.membership.on_look(peer, look, now_ms)
+            case Sight() as sight:
+                return self.membership.on_sight(peer, sight, now_ms)
             case _ as message:
                 return self.hub.on_message(peer, message, now_ms)

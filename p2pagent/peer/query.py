@@ -1,14 +1,14 @@
-"""What the buyer remembers of a question under way, and how it is told to the user."""
+"""What the buyer remembers of a question under way."""
 
 from typing import Literal
 
 from msgspec import Struct, field
 
 from p2pagent.peer.choice import Option, worth_at
-from p2pagent.peer.events import Answered, Ask, Candidate
-from p2pagent.peer.messages import Call, Chunk, Final, Quote, Receipt, SignedQuote
+from p2pagent.peer.events import Ask, Delivery
+from p2pagent.peer.messages import Call, Chunk, Quote, SignedQuote
 from p2pagent.routing.prototypes import Relevance
-from p2pagent.types import AgentRef, Microcredits, PeerId, Usage
+from p2pagent.types import AgentRef, Microcredits
 
 ANSWER_BYTES_PER_TOKEN_MAX = 128
 """More bytes than this for each token asked for are no answer but a flood."""
@@ -26,6 +26,9 @@ class Conversation(Struct, eq=False):
     reason: str = ""
     quote: Quote | None = None
     expires_ms: int = 0
+    awarded_ms: int = 0
+    toll_microcredits: Microcredits = 0
+    """What it is believed to cost others, beyond the slot's price; decides, but is not paid."""
     unread: SignedQuote | None = None
     """A quote whose sheet is still on its way."""
     epoch: int | None = None
@@ -36,6 +39,11 @@ class Conversation(Struct, eq=False):
         """What its frames are tagged with."""
         return self.call.conversation
 
+    def worth(self, ask: Ask) -> Microcredits:
+        """What taking up its quote is expected to gain, toll deducted."""
+        assert self.quote is not None
+        return worth_at(self.option, self.quote, ask) - self.toll_microcredits
+
 
 class Query(Struct, eq=False):
     """One question of the user."""
@@ -44,7 +52,9 @@ class Query(Struct, eq=False):
     embedding: bytes
     relevance: Relevance
     asked_ms: int
-    state: Literal["finding", "calling", "clearing", "bidding", "awarded"] = "calling"
+    seed: int = 0
+    """Of what is drawn once for the whole query: whether newcomers are tried, and how good they may be."""
+    state: Literal["finding", "calling", "clearing", "bidding", "awarded", "lost"] = "calling"
     ranked: list[Option] = field(default_factory=list)
     conversations: list[Conversation] = field(default_factory=list)
     failed: set[AgentRef] = field(default_factory=set)
@@ -53,10 +63,16 @@ class Query(Struct, eq=False):
     answer_bytes: int = 0
     first_ms: int = 0
     round: int = 0
+    called_ms: int = 0
     restarts: int = 0
     contests: int = 0
     denied: str = ""
     """Why a hub gave it no slot."""
+
+    def delivery(self, conversation: Conversation, space: str) -> Delivery:
+        """The answer that `conversation` brings, as it can be judged."""
+        option = conversation.option
+        return Delivery(option.agent, space, self.relevance, round(option.score.quality, 4))
 
     def quoted(self) -> list[Conversation]:
         """Conversations whose quotes can be taken up now."""
@@ -77,129 +93,4 @@ class Query(Struct, eq=False):
 
     def best_quoted(self) -> Conversation | None:
         """The quote that is worth most."""
-        return max(self.quoted(), key=lambda c: worth_at(c.option, c.quote, self.ask) if c.quote else 0, default=None)
-
-
-EXPLAINED_MAX = 16
-
-
-def explained(query: Query) -> tuple[Candidate, ...]:
-    """The agents considered, those that were called first, each with what it said and what became of it."""
-    last = {c.option.agent: c for c in query.conversations}
-    options = [c.option for c in last.values()] + [o for o in query.ranked if o.agent not in last]
-    rows = []
-    for option in options[:EXPLAINED_MAX]:
-        conversation = last.get(option.agent)
-        quote = conversation.quote if conversation else None
-        rows.append(
-            Candidate(
-                agent=option.agent,
-                model=option.advert.model,
-                quality=round(option.score.quality, 4),
-                uncertainty=round(option.score.uncertainty, 4),
-                expected_cost_microcredits=option.cost_microcredits,
-                worth_microcredits=_worth(option, conversation, query.ask),
-                outcome=_outcome(conversation),
-                reason=conversation.reason if conversation else "",
-                price_cap_microcredits=quote.price_cap_microcredits if quote else None,
-                slot_price_microcredits=quote.slot_price_microcredits if quote else None,
-                ttft_ms=quote.ttft_ms if quote else None,
-                free_slots=quote.free_slots if quote else None,
-            )
-        )
-    return tuple(rows)
-
-
-def answered(
-    query: Query, winner: Conversation, receipt: Receipt, final: Final, receipt_id: bytes, me: PeerId, now_ms: int
-) -> Answered:
-    """What the user is told at the end. The own agent's answers have neither price nor receipt."""
-    option = winner.option
-    own = option.agent.peer == me
-    return Answered(
-        text="".join(query.pieces),
-        agent=option.agent,
-        model=option.advert.model,
-        delegated=not own,
-        usage=Usage(receipt.prompt_tokens, receipt.cached_tokens, receipt.output_tokens),
-        how="own" if own else "posted" if winner.epoch is None else "cleared",
-        price_microcredits=0 if own else receipt.price_microcredits,
-        prompt_microcredits=receipt.rates.prompt,
-        cached_microcredits=receipt.rates.cached,
-        output_microcredits=receipt.rates.output,
-        slot_price_microcredits=receipt.slot_price_microcredits,
-        sheet=receipt.sheet.hex(),
-        receipt_id=receipt_id.hex(),
-        finish_reason=final.finish_reason,
-        ttft_ms=(query.first_ms or now_ms) - query.asked_ms,
-        total_ms=now_ms - query.asked_ms,
-        restarts=query.restarts,
-        candidates=explained(query),
-        why=why(query, winner, me),
-    )
-
-
-def why(query: Query, winner: Conversation, me: PeerId) -> str:
-    """In a sentence or two, why this agent answered: what it promised, whom it beat or who was out of reach."""
-    option = winner.option
-    promise = f"{_named(option.agent, me)} was expected to answer well with probability {option.score.quality:.2f}"
-    if winner.epoch is not None and winner.quote is not None:
-        toll = _credits(winner.quote.slot_price_microcredits)
-        return (
-            f"{promise}. Nobody better had a slot free at once; the hub's clearing of epoch {winner.epoch} gave your"
-            f" question one there, for {toll} credits above the price of its tokens"
-        )
-    denied = f". A hub was asked for a slot and gave none: {query.denied}" if query.denied else ""
-    return promise + _comparison(query, winner, me) + denied
-
-
-def _comparison(query: Query, winner: Conversation, me: PeerId) -> str:
-    last = {c.option.agent: c for c in query.conversations}
-    worths = {
-        option.agent: _worth(option, last.get(option.agent), query.ask)
-        for option in query.ranked
-        if option.agent != winner.option.agent
-    }
-    if not worths:
-        return "; nobody else could be asked"
-    best = max(worths, key=lambda agent: worths[agent])
-    whom = _named(best, me)
-    gain = _worth(winner.option, winner, query.ask) - worths[best]
-    if gain >= 0:
-        return f" and is worth {_credits(gain)} credits more than the next best, {whom}"
-    return f"; {whom} promised {_credits(-gain)} credits more, but {_obstacle(last.get(best))}"
-
-
-def _obstacle(rival: Conversation | None) -> str:
-    """Why somebody who promised more did not answer."""
-    if rival is None:
-        return "was not among the first asked"
-    match rival.state:
-        case "refused" | "failed":
-            return f"{rival.state} ({rival.reason})"
-        case "called":
-            return "had not quoted yet"
-        case _:
-            return "its free slot went to another of your questions"
-
-
-def _worth(option: Option, conversation: Conversation | None, ask: Ask) -> Microcredits:
-    """What choosing an agent is expected to gain, as far as it has been heard."""
-    quote = conversation.quote if conversation else None
-    return worth_at(option, quote, ask) if quote else option.worth_microcredits
-
-
-def _named(agent: AgentRef, me: PeerId) -> str:
-    return "your own agent" if agent.peer == me else f"{agent.name}@…{agent.peer[-8:]}"
-
-
-def _credits(microcredits: Microcredits) -> str:
-    return f"{microcredits / 1_000_000:.6f}"
-
-
-def _outcome(
-    conversation: Conversation | None,
-) -> Literal["not called", "called", "refused", "quoted", "awarded", "failed"]:
-    if conversation is None:
-        return "not called"
-    return "quoted" if conversation.state == "released" else conversation.state
+        return max(self.quoted(), key=lambda conversation: conversation.worth(self.ask), default=None)

@@ -1,61 +1,10 @@
-"""One round of buying: whom a query may go to, best first, and how quoted queries are decided together."""
-
-from random import Random
+"""How one owner's queries that have their quotes are decided together."""
 
 from msgspec import Struct
 
-from p2pagent.config import Preferences
-from p2pagent.market.receipts import price_cap
 from p2pagent.peer import choice
-from p2pagent.peer.choice import Option
-from p2pagent.peer.directory import Directory
-from p2pagent.peer.disputes import Disputes
-from p2pagent.peer.messages import AgentAdvert
 from p2pagent.peer.query import Conversation, Query
-from p2pagent.routing.prototypes import Space
 from p2pagent.types import AgentRef, PeerId
-
-
-class Scout(Struct):
-    """Finds the agents that a query may go to. `local` are this device's own."""
-
-    me: PeerId
-    space: Space
-    preferences: Preferences
-    directory: Directory
-    disputes: Disputes
-    rng: Random
-    local: tuple[AgentAdvert, ...] = ()
-
-    def rank(self, query: Query, now_ms: int) -> list[Option]:
-        """Everybody whom the query admits by privacy class, price and length, and who has not failed it; best first.
-
-        Who leaves a dispute of ours open is asked nothing.
-        """
-        adverts = [(self.me, advert) for advert in self.local]
-        if query.ask.policy.privacy != "local":
-            disputed = self.disputes.sellers
-            for peer, entry in self.directory.reachable(now_ms):
-                if entry.record.space == self.space.name and self._admits(query, peer) and peer not in disputed:
-                    adverts += [(peer, advert) for advert in entry.record.agents]
-        fitting = [
-            (peer, advert)
-            for peer, advert in sorted(adverts, key=lambda found: (found[0], found[1].name))
-            if query.ask.prompt_tokens < advert.context_tokens
-            and (peer == self.me or self._affordable(query, advert))
-            and len(advert.capability) == len(self.space.prototypes)
-            and AgentRef(peer, advert.name) not in query.failed
-        ]
-        self.rng.shuffle(fitting)  # equals must not all meet at the peer that everybody lists first
-        return choice.options(query.relevance, fitting, query.ask, self.preferences.caution, self.me)
-
-    def _affordable(self, query: Query, advert: AgentAdvert) -> bool:
-        """Whether the most that the agent's signed rate card allows it to charge is within the user's limit."""
-        most = price_cap(advert.rates, query.ask.prompt_tokens, query.ask.sampling.max_tokens, 0)
-        return most <= query.ask.policy.price_max_microcredits
-
-    def _admits(self, query: Query, peer: PeerId) -> bool:
-        return query.ask.policy.privacy == "any" or peer in self.preferences.trusted
 
 
 class Decision(Struct, frozen=True):
@@ -92,7 +41,7 @@ def decide(ready: list[Query], me: PeerId) -> list[Decision]:
             for ahead in range(first, first + 1 + -(-len(ready) // slots)):
                 place = Place(option.agent, ahead)
                 longer = (ahead - first) * choice.answer_cost(quote, query.ask)
-                worth[place] = choice.worth_at(option, quote, query.ask) - longer
+                worth[place] = conversation.worth(query.ask) - longer
                 places[place] = max(places.get(place, 0), slots if ahead else quote.free_slots)
         worths.append(worth)
     chosen = choice.clear(worths, places)

@@ -26,11 +26,12 @@ from p2pagent.peer.messages import (
     Chunk,
     Fail,
     Final,
+    Load,
     Refuse,
     SignedQuote,
 )
 from p2pagent.peer.sheets import Sheets
-from p2pagent.peer.stall import Sale, Stall
+from p2pagent.peer.stall import OwnLoad, Sale, Stall
 from p2pagent.peer.terms import NO_TOLL, Toll, make_quote, make_receipt
 from p2pagent.peer.wire import receipt_id, sealed
 from p2pagent.routing.prototypes import Space, same_prompt
@@ -92,6 +93,23 @@ class Seller:
             unsigned=self._credit.unsigned,
         )
 
+    def loads(self) -> tuple[Load, ...]:
+        """How busy each agent is, in the order in which they were advertised."""
+        return tuple(map(self._load, self._stalls))
+
+    def _load(self, agent: str) -> Load:
+        stall = self._stalls[agent]
+        running = sum(sale.state == "running" and sale.call.agent == agent for sale in self._sales.values())
+        return Load(running, len(stall.queue), stall.arrived, stall.served, stall.busy_ms)
+
+    def own_load(self, agent: str, prompt_tokens: int) -> OwnLoad:
+        """What a question of the owner meets at its own agent now; it waits before those of others."""
+        stall = self._stalls[agent]
+        answer_ms = stall.times.total_ms(prompt_tokens)
+        before = sum(self._sales[c].granted or self._sales[c].buyer == self._keys.peer for c in stall.queue)
+        wait_ms = 0 if stall.free else answer_ms * (before + 1) // max(1, stall.advert.slots)
+        return OwnLoad(self._load(agent), wait_ms, answer_ms)
+
     def on_call(self, buyer: PeerId, call: Call, now_ms: int) -> list[Effect]:
         """Quote, or refuse with the reason."""
         stall = self._stalls.get(call.agent)
@@ -111,6 +129,8 @@ class Seller:
             free = 0
         ahead = 0 if free else len(stall.queue) + 1
         prediction = stall.times.predict_one(call.prompt_tokens, ahead, max(1, stall.advert.slots))
+        if not own and prediction.ttft_ms > call.deadline_ms:
+            return [Send(buyer, Refuse(call.conversation, "busy"))]
         toll = NO_TOLL if own else self._sheets.toll(AgentRef(self._keys.peer, call.agent), buyer, now_ms)
         queued = len(stall.queue)
         quote = make_quote(call, buyer, stall.advert.rates, prediction, toll, free_slots=free, queued=queued)
@@ -137,6 +157,7 @@ class Seller:
             fault = Blame(buyer, "prompt differs from its embedding")
             return [fault, *self._void(award.conversation, "embedding", now_ms)]
         sale.award = award
+        self._stalls[sale.call.agent].arrived += 1
         if sale.state == "held":
             return [self._start(award.conversation, sale, now_ms)]
         stall = self._stalls[sale.call.agent]
@@ -184,8 +205,10 @@ class Seller:
             return []
         sale = self._sales[conversation]
         ttft_ms = (sale.first_ms or now_ms) - sale.started_ms
-        times = self._stalls[sale.call.agent].times
-        times.learn_one(event.usage.prompt_tokens, event.usage.output_tokens, ttft_ms, now_ms - sale.started_ms)
+        stall = self._stalls[sale.call.agent]
+        stall.served += 1
+        stall.busy_ms += now_ms - sale.started_ms
+        stall.times.learn_one(event.usage.prompt_tokens, event.usage.output_tokens, ttft_ms, now_ms - sale.started_ms)
         answer = "".join(sale.pieces)
         receipt = make_receipt(sale.call, sale.quote, self._keys.peer, event.usage, answer, now_ms)
         body, signature = sealed(receipt, self._keys)

@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from p2pagent.peer.hub_messages import SLOTS_PER_LOT_MAX
-from p2pagent.peer.messages import AgentAdvert, Award, Call, Quote
+from p2pagent.peer.messages import AgentAdvert, Award, Call, Load, Quote
 from p2pagent.routing.service import ServiceTimes
 from p2pagent.types import PeerId
 
@@ -28,14 +28,28 @@ class Sale(Struct):
     pieces: list[str] = field(default_factory=list)
 
 
+class OwnLoad(Struct, frozen=True):
+    """How busy a local agent is, until when its owner's next question waits for a slot, and how long it takes then."""
+
+    load: Load
+    wait_ms: int
+    answer_ms: int
+
+
 class Stall(Struct):
-    """One local agent at work. `kept` are slots promised to hub clearings or granted by them."""
+    """One local agent at work. `kept` are slots promised to hub clearings or granted by them.
+
+    `arrived`, `served` and `busy_ms` count awards, answers finished, and the slot time that those took.
+    """
 
     advert: AgentAdvert
     times: ServiceTimes
     busy: int = 0
     kept: int = 0
     queue: list[bytes] = field(default_factory=list)
+    arrived: int = 0
+    served: int = 0
+    busy_ms: int = 0
 
     @property
     def free(self) -> int:

@@ -25,8 +25,8 @@ QUOTE_MS = 5_000
 QUOTE_MS_MAX = 60_000
 
 
-def make_call(ask: Ask, embedding: bytes, space: str, agent: str, conversation: bytes) -> Call:
-    """What a seller is told of a question before it has won it."""
+def make_call(ask: Ask, embedding: bytes, space: str, agent: str, conversation: bytes, deadline_ms: int) -> Call:
+    """What a seller is told of a question before it has won it; a slot later than `deadline_ms` from now is no use."""
     return Call(
         conversation=conversation,
         agent=agent,
@@ -34,7 +34,7 @@ def make_call(ask: Ask, embedding: bytes, space: str, agent: str, conversation: 
         embedding=embedding,
         prompt_tokens=ask.prompt_tokens,
         max_tokens=ask.sampling.max_tokens,
-        deadline_ms=QUOTES_MS,
+        deadline_ms=deadline_ms,
     )
 
 

@@ -38,26 +38,33 @@ from p2pagent.peer.hub_messages import (
 )
 from p2pagent.peer.messages import (
     ARRAY_LENGTH_MAX,
+    Ack,
     Award,
     Call,
     Chunk,
     Delta,
-    Digest,
     Dispute,
     Fail,
     Final,
+    Heartbeat,
+    Look,
     Message,
+    Nack,
+    Ping,
+    Pull,
     Quote,
     Receipt,
     Record,
     Refund,
     Refuse,
+    Relay,
     Release,
     Settle,
     Settled,
+    Sight,
     SignedQuote,
-    SignedRecord,
     SignedRefund,
+    Suspicion,
 )
 from p2pagent.types import PeerId
 
@@ -70,7 +77,7 @@ FRAME_BYTES_MAX = 1 << 20
 QueryMessage = (
     Call | SignedQuote | Refuse | Award | Release | Chunk | Final | Fail | Settle | Settled | Dispute | SignedRefund
 )
-GossipMessage = SignedRecord | Digest | Delta
+GossipMessage = Ping | Ack | Relay | Nack | Pull | Delta | Look | Sight
 HubMessage = (
     SignedCommit
     | Solicit
@@ -93,13 +100,15 @@ PROTOCOL_MESSAGES: dict[str, type] = {
 }
 PROTOCOL_BODIES: dict[str, tuple[type[Message], ...]] = {
     QUERY_PROTOCOL: (Quote, Receipt, Refund),
-    GOSSIP_PROTOCOL: (Record,),
+    GOSSIP_PROTOCOL: (Record, Heartbeat, Suspicion),
     HUB_PROTOCOL: (Commit, Offer, Acknowledgement, Book, Sheet, Bid),
 }
 """What travels as bytes inside messages. Each but the bid is signed, under the domain below."""
 
 SIGNED_DOMAINS: dict[type, str] = {
     Record: "p2pagent/record/1",
+    Heartbeat: "p2pagent/heartbeat/1",
+    Suspicion: "p2pagent/suspicion/1",
     Quote: "p2pagent/quote/1",
     Receipt: "p2pagent/receipt/1",
     Refund: "p2pagent/refund/1",
@@ -141,13 +150,13 @@ def sealed(value: Message, keys: Keys) -> tuple[bytes, bytes]:
 
 
 def opened(kind: type[_S], body: bytes, signature: bytes, signer: PeerId | None, keys: Keys) -> _S:
-    """The signed value of `kind` in `body`; a record names its own signer, so `signer` is None for it.
+    """The signed value of `kind` in `body`; records and heartbeats name their own signer, so `signer` is None for them.
 
     Raises:
         RemoteError: malformed, or not signed by `signer`.
     """
     value: _S = parsed(body, kind)  # type: ignore[assignment]
-    who = PeerId(value.peer) if isinstance(value, Record) else signer
+    who = PeerId(value.peer) if isinstance(value, Record | Heartbeat) else signer
     if who is None or not keys.verify(who, SIGNED_DOMAINS[kind], body, signature):
         raise RemoteError(f"{kind.__name__.lower()} is not signed by {who}")
     return value

@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Struct
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from p2pagent.routing.prototypes import Vector, quantised
+from p2pagent.routing.prototypes import Space, Vector, quantised
 from p2pagent.types import AgentRef, PeerId
 
 HUB_AGENTS_MAX = 64
@@ -50,6 +50,7 @@ class Hubs:
 
     def __init__(self, prototypes: Vector) -> None:
         self._cells = dict(_halvings(ROOT, _alike_together(prototypes)))
+        self._leaves = {inside[0]: name for name, inside in self._cells.items() if len(inside) == 1}
 
     def hub_of(
         self,
@@ -86,6 +87,14 @@ class Hubs:
         path, _, bits = name.partition(".")
         return self.is_name(name) and prototype in self._cells[path] and _agent_bits(agent).startswith(bits)
 
+    def path(self, agent: AgentRef, prototype: int) -> str:
+        """The smallest cell that an agent with this home can be in: every cell that has it is a prefix of this name."""
+        return f"{self.leaf(prototype)}.{_agent_bits(agent)}"
+
+    def leaf(self, prototype: int) -> str:
+        """The cell of a single prototype."""
+        return self._leaves[prototype]
+
     def is_name(self, name: str) -> bool:
         """Whether a peer's string names a cell of this tree."""
         path, dot, bits = name.partition(".")
@@ -94,6 +103,29 @@ class Hubs:
         if not dot:
             return True
         return len(self._cells[path]) == 1 and 1 <= len(bits) <= HASH_BITS_MAX and set(bits) <= {"0", "1"}
+
+
+@lru_cache(maxsize=16)
+def hubs_of(space: Space) -> Hubs:
+    """The tree over the prototypes of a space; all who share the space object share it."""
+    return Hubs(space.prototypes)
+
+
+def key(space: Space, name: str) -> str:
+    """The name under which the DHT knows the agents of a cell."""
+    return f"p2pagent/cell/2/{space.name}{name}"
+
+
+def above(path: str, depth: int) -> str:
+    """The cell on `path` that is `depth` halvings below the root, or the last one if the path ends before."""
+    bits, _, halves = path[1:].partition(".")
+    below = halves[: max(0, depth - len(bits))]
+    return ROOT + bits[:depth] + ("." + below if below else "")
+
+
+def depth(name: str) -> int:
+    """How many halvings below the root a cell is."""
+    return len(name) - 1 - name.count(".")
 
 
 def home(capability: bytes) -> int:

@@ -1,9 +1,9 @@
 """The embedding space, the prototypes shared by all peers, and where a question lies among them.
 
 A question becomes a unit vector, its signed 8-bit form (what travels), and a sparse relevance over the prototypes:
-softmax of the cosines of its `NEAREST` prototypes (PPAI's sparse relevance vector, arXiv 2605.18067, here with k-means
-centroids as prototypes instead of a trained gate). A space is named together with a hash of its prototypes; peers of
-different names never score each other.
+softmax of its similarity to the `NEAREST` prototypes (PPAI's sparse relevance vector, arXiv 2605.18067). Similarities
+are cosines, or what a trained gate makes of the question (`gate`). A space is named together with a hash of its
+prototypes and its gate; peers of different names never score each other.
 """
 
 from hashlib import sha256
@@ -21,7 +21,12 @@ NEAREST = 3
 """Prototypes that a question's relevance is spread over."""
 
 TEMPERATURE = 0.05
-"""Of the softmax over cosines: 0.05 of cosine is one factor e."""
+"""Of the softmax over similarities: 0.05 of cosine is one factor e."""
+
+QUESTIONS = 5.0
+FAMILY_QUESTIONS = 1.0
+NOVEL_COSINE = 0.2
+FAMILIAR_COSINE = 0.4
 
 SAME_PROMPT_COSINE = 0.999
 """Quantised embeddings of one prompt, made on machines whose floats differ in the last bit, are at least this close."""
@@ -64,14 +69,63 @@ class Relevance(Struct, frozen=True):
     nearest_cosine: float
 
 
-class Space:
-    """An embedder together with the prototypes, shape (M, dimensions), under one name."""
+class Gate(Struct, frozen=True):
+    """A linear map in place of bare cosines: similarities are weights @ vector + bias.
 
-    def __init__(self, embedder: Embedder, prototypes: Vector) -> None:
+    PPAI's QAGate is such a light projector onto the prototypes. Shapes (M, dimensions) and (M,).
+    """
+
+    weights: Vector
+    bias: Vector
+
+
+class Calibration(Struct, frozen=True):
+    """What stands behind the claims made in a space, and how far its prototypes reach; the same at every peer.
+
+    Attributes:
+        families: per prototype, the number of its family (kind of task), shape (M,).
+        questions: per prototype, how many calibration questions it has, shape (M,).
+        family_questions: how many of a prototype's own questions its family's skill weighs as much as.
+        pooled_questions: how many of a family's questions pooled skill weighs as much as.
+        novel_cosine: below it to its nearest prototype a question is new, and pooled skill alone speaks.
+        familiar_cosine: from it on the prototypes speak alone; between the two the mixture is linear.
+    """
+
+    families: NDArray[np.int64]
+    questions: NDArray[np.float64]
+    family_questions: float = FAMILY_QUESTIONS
+    pooled_questions: float = FAMILY_QUESTIONS
+    novel_cosine: float = NOVEL_COSINE
+    familiar_cosine: float = FAMILIAR_COSINE
+
+    def familiarity(self, relevance: Relevance) -> float:
+        """How much the prototypes say about a question: 1 for one like the calibration's, 0 far from all of them."""
+        reach = self.familiar_cosine - self.novel_cosine
+        return min(1.0, max(0.0, (relevance.nearest_cosine - self.novel_cosine) / reach))
+
+
+def one_family(count: int) -> Calibration:
+    """For `count` prototypes of which nothing more is known: of one family, with as many questions each."""
+    return Calibration(np.zeros(count, dtype=np.int64), np.full(count, QUESTIONS))
+
+
+class Space:
+    """An embedder, the prototypes, shape (M, dimensions), and what is known of them, under one name.
+
+    Without a gate similarities are cosines; without a calibration all prototypes are of one family.
+    """
+
+    def __init__(
+        self, embedder: Embedder, prototypes: Vector, gate: Gate | None = None, calibration: Calibration | None = None
+    ) -> None:
         self._embedder = embedder
+        self._gate = gate
         self.prototypes = _unit(prototypes)
-        digest = sha256(quantised(self.prototypes).tobytes()).hexdigest()[:16]
-        self.name = f"{embedder.name}@{digest}"
+        self.calibration = calibration or one_family(len(prototypes))
+        parts = [quantised(self.prototypes).tobytes()]
+        if gate:
+            parts += [gate.weights.tobytes(), gate.bias.tobytes()]
+        self.name = f"{embedder.name}@{sha256(b''.join(parts)).hexdigest()[:16]}"
 
     def embed(self, text: str) -> bytes:
         """The quantised embedding of `text`: one signed byte per dimension, its largest component at 127."""
@@ -81,14 +135,11 @@ class Space:
         """The relevance of an embedding that `embed` made here or at a peer of the same space."""
         vector = _unit(np.frombuffer(embedding, dtype=np.int8).astype(np.float32)[None, :])[0]
         cosines = self.prototypes @ vector
-        order = np.argsort(-cosines, kind="stable")[:NEAREST]
-        weights = np.exp((cosines[order] - cosines[order[0]]) / TEMPERATURE)
+        similarities = self._gate.weights @ vector + self._gate.bias if self._gate else cosines
+        order = np.argsort(-similarities, kind="stable")[:NEAREST]
+        weights = np.exp((similarities[order] - similarities[order[0]]) / TEMPERATURE)
         weights /= weights.sum()
-        return Relevance(tuple(map(int, order)), tuple(map(float, weights)), float(cosines[order[0]]))
-
-    def cell(self, prototype: int) -> str:
-        """The name under which the DHT knows the agents that are strong at `prototype`."""
-        return f"p2pagent/cell/1/{self.name}/{prototype}"
+        return Relevance(tuple(map(int, order)), tuple(map(float, weights)), float(cosines.max()))
 
     def well_formed(self, embedding: bytes) -> bool:
         """Whether a peer's bytes are a vector of this space."""

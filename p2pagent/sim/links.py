@@ -1,6 +1,6 @@
 """Links between simulated peers: latency, loss, partition, clog. Each is a small decorator of the one before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 
 from p2pagent.types import PeerId
@@ -12,6 +12,11 @@ Link = Callable[[PeerId, PeerId, int], int | None]
 def uniform(rng: Random, low_ms: int, high_ms: int) -> Link:
     """Every message takes between `low_ms` and `high_ms`."""
     return lambda _source, _target, _now: rng.randint(low_ms, high_ms)
+
+
+def accessed(access_ms: Mapping[PeerId, int]) -> Link:
+    """Every message takes its sender's way into the middle of the network, and its receiver's way out of it."""
+    return lambda source, target, _now: access_ms[source] + access_ms[target]
 
 
 def lossy(link: Link, rng: Random, share: float) -> Link:

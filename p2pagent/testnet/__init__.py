@@ -1,6 +1,7 @@
 """A whole network on one machine: real daemons, each with one expert, asked questions whose answers are known."""
 
 import tempfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import audit
 from p2pagent.peer.events import Answered
 from p2pagent.testnet import exam
+from p2pagent.testnet.churn import Churn
 from p2pagent.testnet.exam import Outcome, Report, Task
 from p2pagent.testnet.fleet import Daemon, fleet
 from p2pagent.types import PrivacyClass
@@ -34,6 +36,7 @@ def main(
     engine: Literal["embedded", "vllm"],
     engine_python: str,
     concurrency: int,
+    churn: bool,
     seed: int,
     json_path: Path | None,
     home: Path | None,
@@ -51,7 +54,7 @@ def main(
         raise LocalError(f"{home} is not empty", hint, Exit.CONFIG)
     kept = nullcontext(str(home)) if home else tempfile.TemporaryDirectory(prefix="p2pagent-testnet-")
     with kept as folder:
-        run = partial(_run, Path(folder), engine, engine_python, nodes, questions, concurrency, seed)
+        run = partial(_run, Path(folder), engine, engine_python, nodes, questions, concurrency, churn, seed)
         with bare_local_errors():
             outcomes, report = trio.run(run)
     _print(outcomes, report)
@@ -67,6 +70,7 @@ async def _run(
     nodes: int,
     count: int,
     concurrency: int,
+    churning: bool,
     seed: int,
 ) -> tuple[list[Outcome], Report]:
     runs = partial(Engine, kind=engine, python=engine_python)
@@ -85,10 +89,16 @@ async def _run(
                 raise LocalError(f"not all daemons met within {START_S} s", hint, Exit.UNREACHABLE)
             startup_s = trio.current_time() - started_s
             tasks = exam.draw(nodes, count, seed)
-            asking = partial(_ask_all, daemons, tasks, concurrency, progress)
+            churn = Churn(daemons, seed)
+            asking = partial(_ask_all, churn, tasks, concurrency, progress)
             asking_s = -trio.current_time()
-            network, latencies = await asking("asking the network", [t.asked_at for t in tasks], "any")
+            async with trio.open_nursery() as nursery:
+                if churning:
+                    nursery.start_soon(churn.run)
+                network, latencies = await asking("asking the network", [t.asked_at for t in tasks], "any")
+                nursery.cancel_scope.cancel()
             asking_s += trio.current_time()
+            await churn.mend(partial(_ready, daemons=daemons))
             local, _ = await asking("asking only oneself", [t.asked_at for t in tasks], "local")
             oracle, _ = await asking("asking the right expert", [t.expert_at for t in tasks], "local")
             await _settled(daemons)
@@ -96,12 +106,20 @@ async def _run(
     outcomes = [Outcome(*row) for row in zip(tasks, network, local, oracle, strict=True)]
     audited = audit(books, Ed25519Keys(bytes(32)))
     figures = exam.report(
-        outcomes, audited, latencies, engine=engine, nodes=nodes, seed=seed, startup_s=startup_s, asking_s=asking_s
+        outcomes,
+        audited,
+        latencies,
+        engine=engine,
+        nodes=nodes,
+        seed=seed,
+        startup_s=startup_s,
+        asking_s=asking_s,
+        churn=churn.tally,
     )
     return outcomes, msgspec.structs.replace(figures, targets=exam.targets(figures))
 
 
-async def _ready(daemon: Daemon, daemons: list[Daemon], advance: "partial[None]") -> None:
+async def _ready(daemon: Daemon, daemons: list[Daemon], advance: Callable[[], None] = lambda: None) -> None:
     """Wait until a daemon's agent is measured and it knows everybody else's."""
     await daemon.until_status(lambda status: bool(status.agents))
     await daemon.until_peers(lambda peers: sum(bool(peer.agents) for peer in peers) == len(daemons) - 1)
@@ -109,7 +127,7 @@ async def _ready(daemon: Daemon, daemons: list[Daemon], advance: "partial[None]"
 
 
 async def _ask_all(
-    daemons: list[Daemon],
+    churn: Churn,
     tasks: list[Task],
     concurrency: int,
     progress: Progress,
@@ -126,7 +144,7 @@ async def _ask_all(
     async def ask(index: int) -> None:
         async with places:
             start_s = trio.current_time()
-            answers[index] = await daemons[at[index]].ask(tasks[index].question.prompt, privacy)
+            answers[index] = await churn.ask(at[index], tasks[index].question.prompt, privacy)
             latencies_ms.append((trio.current_time() - start_s) * 1000)
         progress.advance(bar)
 
@@ -163,6 +181,8 @@ def _print(outcomes: list[Outcome], report: Report) -> None:
     sums.add_row("right answers, as a network", f"{report.accuracy_network:.3f}")
     sums.add_row("right answers, had each asked the right expert", f"{report.accuracy_oracle:.3f}")
     sums.add_row("answered / delegated / receipts", f"{report.answered} / {report.delegated} / {report.receipts}")
+    if report.kills:
+        sums.add_row("daemons killed / questions asked again", f"{report.kills} / {report.asked_again}")
     sums.add_row("bad signatures, one-sided receipts", f"{report.signatures_bad}, {report.receipts_one_sided}")
     sums.add_row("sum over all balances, microcredits", str(report.balance_sum_microcredits))
     sums.add_row("latency p50 / p99, ms", f"{report.latency_ms_p50} / {report.latency_ms_p99}")

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import trio
 
-from p2pagent import home, store
+from p2pagent import archive, home
 from p2pagent.api.node import LedgerView, PeerView, StatusView
 from p2pagent.api.tree import from_tree
 from p2pagent.config import Agent, Api, Config, Network, save
@@ -24,6 +24,7 @@ from p2pagent.errors import Exit, LocalError
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import SignedReceipt
 from p2pagent.peer.events import Answered
+from p2pagent.store import FILE
 from p2pagent.types import PeerId, PrivacyClass
 
 _V = TypeVar("_V")
@@ -109,7 +110,7 @@ class Daemon:
 
     def receipts(self) -> list[SignedReceipt]:
         """All that its ledger holds, read from its database."""
-        return store.read_receipts(self.folder / store.FILE)
+        return archive.read_receipts(self.folder / FILE)
 
     async def ask(self, question: str, privacy: PrivacyClass = "any") -> Answered | None:
         """Its user asks `question`; None if nobody answered."""

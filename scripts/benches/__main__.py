@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.benches import market
+from scripts.benches import churn, game, market, routing
 from scripts.benches.run import Run
 
 app = typer.Typer(
@@ -38,6 +38,11 @@ Plot = Annotated[
     typer.Option(metavar="FILE", help="Draw the figures there, as .png or .svg.", callback=drawable),
 ]
 
+DataFolder = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="Scores of real models: NAME-train.json and NAME-test.json per data set."),
+]
+
 
 @app.callback()
 def benches() -> None:
@@ -63,6 +68,71 @@ def market_command(*, json: Json = False, seed: Seed = 0, quick: Quick = False, 
     report.write(as_json=json)
     if plot:
         market.draw(report, plot)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("game")
+def game_command(*, json: Json = False, seed: Seed = 0, quick: Quick = False, plot: Plot = None) -> None:
+    """Is routing under stale load fast, right, and frugal with probes?
+
+    Plays ours and the published rules on the same simulated traces: 5 to 1,000 peers, loads up to 0.95, gossip every 2
+    and 10 seconds. The full run takes about forty minutes on two cores.
+
+    Examples:
+
+      scripts/bench game --quick
+
+      scripts/bench game --json > scripts/results/bench-game.json
+
+      scripts/bench game --quick --plot game.png
+    """
+    report = game.bench(Run(seed=seed, quick=quick))
+    report.write(as_json=json)
+    if plot:
+        game.draw(report, plot)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("churn")
+def churn_command(*, json: Json = False, seed: Seed = 0, quick: Quick = False) -> None:
+    """What do peers that leave without a word cost the others, and what does size cost?
+
+    Simulates 500 peers of which up to a fifth leaves each minute while as many join, gossip at 100, 1,000 and 10,000
+    peers, and 10,000 peers for ten virtual minutes. The full run takes about forty minutes on two cores.
+
+    Examples:
+
+      scripts/bench churn --quick
+
+      scripts/bench churn --json > scripts/results/bench-churn.json
+    """
+    report = churn.bench(Run(seed=seed, quick=quick))
+    report.write(as_json=json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("routing")
+def routing_command(
+    *, data: DataFolder, json: Json = False, seed: Seed = 0, quick: Quick = False, plot: Plot = None
+) -> None:
+    """Does the scorer choose well among real models, and what does a choice cost?
+
+    Fits ours and the published routers to real models' scores on training splits and asks on test splits, of the same
+    data sets and of one that was left out, with each embedder that is installed. The full run takes about half an hour
+    with MiniLM.
+
+    Examples:
+
+      scripts/bench routing --data DIR --quick
+
+      scripts/bench routing --data DIR --json > scripts/results/bench-routing.json
+
+      scripts/bench routing --data DIR --quick --plot routing.png
+    """
+    report = routing.bench(Run(seed=seed, quick=quick), data)
+    report.write(as_json=json)
+    if plot:
+        routing.draw(report, plot)
     raise typer.Exit(report.exit_code)
 
 

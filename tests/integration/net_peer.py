@@ -13,7 +13,8 @@ import trio
 
 from p2pagent import home
 from p2pagent.errors import LocalError
-from p2pagent.net import FrameReceived, GossipReceived, NetConfig, NetEvent, Network
+from p2pagent.net import FrameReceived, NetConfig, NetEvent, Network
+from p2pagent.peer.wire import GOSSIP_PROTOCOL
 
 LINE_BYTES_MAX = 1 << 22
 
@@ -27,8 +28,6 @@ def report(event: NetEvent) -> None:
     fields = {name: getattr(event, name) for name in event.__struct_fields__}
     if isinstance(event, FrameReceived):
         fields["payload"] = event.payload.decode()
-    if isinstance(event, GossipReceived):
-        fields["data"] = event.data.decode()
     tell(event=type(event).__name__, **fields)
 
 
@@ -36,8 +35,6 @@ async def obey(network: Network, command: dict[str, Any]) -> None:
     match command:
         case {"do": "send", "peer": peer, "protocol": protocol, "payload": payload}:
             network.send(peer, protocol, payload.encode())
-        case {"do": "publish", "data": data}:
-            network.publish(data.encode())
         case {"do": "provide", "cell": cell}:
             tell(event="Provided", done=await network.provide(cell))
         case {"do": "find", "cell": cell, "count": count}:
@@ -55,7 +52,7 @@ async def main(arguments: dict[str, Any]) -> None:
         if echo and isinstance(event, FrameReceived):
             network.send(event.peer, event.protocol, event.payload)
 
-    network = Network(seed, msgspec.convert(arguments, NetConfig), ("/test/1",), on_event)
+    network = Network(seed, msgspec.convert(arguments, NetConfig), ("/test/1", GOSSIP_PROTOCOL), on_event)
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
         tell(event="Started", peer=network.peer, addresses=network.addresses())

@@ -16,7 +16,7 @@ import pytest
 import trio
 from msgspec import Struct
 
-from p2pagent import home, store
+from p2pagent import archive, home
 from p2pagent.cli.output import credits_text
 from p2pagent.experts.families import Family, Question, check
 from p2pagent.keys import Ed25519Keys, Keys
@@ -29,6 +29,7 @@ from p2pagent.peer.messages import Receipt
 from p2pagent.peer.sheet import SheetView, check_sheet, fill, slot_price
 from p2pagent.peer.wire import encode, opened, parsed
 from p2pagent.routing.hubs import ROOT, draw
+from p2pagent.store import FILE
 from p2pagent.testnet.fleet import Daemon, fleet
 from p2pagent.types import AgentRef, PeerId, PrivacyClass, Usage
 from tests.integration.paced import Endpoint, hosts
@@ -133,7 +134,7 @@ def held_alike(daemons: list[Daemon]) -> dict[bytes, Clearing]:
     clearings: dict[bytes, Clearing] = {}
     for daemon in daemons:
         keys = Ed25519Keys(home.identity(daemon.folder))
-        for sheet_id, signed in store.read_named(daemon.folder / store.FILE, "").sheets.items():
+        for sheet_id, signed in archive.read_named(daemon.folder / FILE, "").sheets.items():
             view = replayed(signed, keys)
             assert view.sheet_id == sheet_id
             clearings.setdefault(sheet_id, Clearing(view, set())).holders.add(daemon.peer)

@@ -1,4 +1,4 @@
-"""A node of another libp2p implementation joins: js-libp2p from npm meets daemons, hears of agents, buys an answer."""
+"""A node of another libp2p implementation joins: js-libp2p from npm meets daemons, asks for agents, buys an answer."""
 
 import json
 import os
@@ -15,7 +15,23 @@ import trio
 
 from p2pagent.config import Agent, Engine
 from p2pagent.keys import Ed25519Keys
-from p2pagent.peer.messages import Award, Call, Chunk, Final, Quote, Receipt, Record, SignedQuote, SignedRecord, Turn
+from p2pagent.peer.messages import (
+    Ack,
+    Award,
+    Call,
+    Chunk,
+    Delta,
+    Final,
+    Heartbeat,
+    News,
+    Ping,
+    Pull,
+    Quote,
+    Receipt,
+    Record,
+    SignedQuote,
+    Turn,
+)
 from p2pagent.peer.wire import FRAME_BYTES_MAX, GOSSIP_PROTOCOL, QUERY_PROTOCOL, WireMessage, decode, encode, opened
 from p2pagent.routing.prototypes import Space
 from p2pagent.routing.space import load_space
@@ -25,7 +41,6 @@ from tests.integration.paced import calibration
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FOLDER = Path(__file__).parent / "js"
-TOPIC = "/p2pagent/testnet/records/1"
 QUESTION = "Reverse the word hello."
 INSTALL_LIMIT_S = 300
 START_LIMIT_S = 120
@@ -52,6 +67,7 @@ class Stranger:
     def __init__(self, process: trio.Process) -> None:
         self._process = process
         self._reports: list[dict[str, Any]] = []
+        self._protocols: list[str] = []
         self._messages_read = 0
         self._news = trio.Event()
 
@@ -75,10 +91,17 @@ class Stranger:
                 await self._news.wait()
 
     async def message(self) -> WireMessage:
-        """The next message of the daemon."""
-        report = await self.told("frame", skip=self._messages_read)
+        """The next message of the daemon on the stream that was opened last."""
+        number = len(self._protocols)
+        report = await self.told("frame", lambda report: report["stream"] == number, skip=self._messages_read)
         self._messages_read += 1
-        return decode(QUERY_PROTOCOL, bytes.fromhex(report["hex"]))
+        return decode(self._protocols[-1], bytes.fromhex(report["hex"]))
+
+    async def open(self, protocol: str, *frames: bytes) -> None:
+        """Have it open a stream."""
+        self._protocols.append(protocol)
+        self._messages_read = 0
+        await self.obey(*frames, open=protocol)
 
     async def obey(self, *frames: bytes, **command: object) -> None:
         """Give it a command, and frames to send."""
@@ -91,8 +114,7 @@ class Stranger:
 async def stranger(node_js: str, daemon: Daemon) -> AsyncIterator[Stranger]:
     """A js-libp2p node that dials `daemon`; it ends with the block, or with this process."""
     status = await daemon.until_status(lambda _status: True)
-    arguments = ["--dial", status.addresses[0], "--topic", TOPIC, "--protocol", QUERY_PROTOCOL]
-    command = [node_js, str(FOLDER / "peer.mjs"), *arguments]
+    command = [node_js, str(FOLDER / "peer.mjs"), "--dial", status.addresses[0]]
     process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -143,7 +165,7 @@ async def buys_an_answer(js: Stranger, daemon: Daemon, space: Space) -> None:
     own = await daemon.ask(QUESTION, "local")
     assert own is not None
     asked = call(space, QUESTION)
-    await js.obey(encode(asked), open=True)
+    await js.open(QUERY_PROTOCOL, encode(asked))
     signed = await js.message()
     assert isinstance(signed, SignedQuote)
     quote = opened(Quote, signed.body, signed.signature, seller, ANYBODY)
@@ -174,22 +196,28 @@ async def test_a_node_of_another_implementation_joins(node_js: str, daemons: lis
         assert QUERY_PROTOCOL in connected["protocols"]
         assert (await js.told("ping"))["ms"] >= 0
 
-        # A record is gossiped when it changes: one daemon goes and comes back.
-        await js.told("mesh")
-        await other.stop()
-        await other.start()
-        await js.told("record", lambda report: agents_in(report) == ["add"])
+        await js.open(GOSSIP_PROTOCOL, encode(Ping(7, News((), ()))))
+        answer = await js.message()
+        assert isinstance(answer, Ack)
+        assert answer.number == 7
+        await js.obey(encode(Pull((met.peer, other.peer))))
+        answer = await js.message()
+        assert isinstance(answer, Delta)
+        assert agents_in(answer) == {met.peer: ["reverse"], other.peer: ["add"]}
 
         await buys_an_answer(js, met, hashing)
 
 
-def agents_in(report: dict[str, Any]) -> list[str]:
-    """The agents of the record in a gossip message, once its signature holds."""
-    signed = decode(GOSSIP_PROTOCOL, bytes.fromhex(report["hex"]))
-    assert isinstance(signed, SignedRecord)
-    record = opened(Record, signed.body, signed.signature, None, ANYBODY)
-    assert (record.peer, record.network) == (report["from"], "testnet")
-    return [agent.name for agent in record.agents]
+def agents_in(delta: Delta) -> dict[str, list[str]]:
+    """The agents of each peer, once all signatures hold."""
+    found = {}
+    for known in delta.peers:
+        record = opened(Record, known.record.body, known.record.signature, None, ANYBODY)
+        heartbeat = opened(Heartbeat, known.heartbeat.body, known.heartbeat.signature, None, ANYBODY)
+        assert (record.peer, record.version) == (heartbeat.peer, heartbeat.version)
+        assert record.network == "testnet"
+        found[record.peer] = [agent.name for agent in record.agents]
+    return found
 
 
 async def test_garbage_of_a_stranger_is_counted_and_does_no_harm(
@@ -197,11 +225,11 @@ async def test_garbage_of_a_stranger_is_counted_and_does_no_harm(
 ) -> None:
     met, _ = daemons
     async with stranger(node_js, met) as js:
-        await js.told("subscribed")
+        await js.told("ping")
         before = await met.until_status(lambda _status: True)
         good = encode(call(hashing, QUESTION))
         garbage = [b"", b"\x00", b"\xc1", os.urandom(300), good[:-1], good + b"\x00", good.replace(b"call", b"cull")]
-        await js.obey(*garbage, open=True)
+        await js.open(QUERY_PROTOCOL, *garbage)
         with trio.fail_after(LIMIT_S):
             await met.until_status(lambda status: status.faults >= before.faults + len(garbage))
 
@@ -210,6 +238,5 @@ async def test_garbage_of_a_stranger_is_counted_and_does_no_harm(
         await js.told("closed", lambda report: report["stream"] == 1)
         with trio.fail_after(LIMIT_S):
             await met.until_status(lambda status: status.faults > before.faults + len(garbage))
-        await js.obey(publish=os.urandom(300).hex())
 
         await buys_an_answer(js, met, hashing)

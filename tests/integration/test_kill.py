@@ -15,6 +15,7 @@ import trio
 
 from p2pagent.api.chat_request import Extension
 from p2pagent.api.client import Client
+from p2pagent.api.node import Question as Put
 from p2pagent.experts.families import Question, check
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import audit
@@ -52,7 +53,8 @@ async def ready(daemon: Daemon) -> None:
 
 def ask(daemon: Daemon, question: str, tell: Callable[[Update], None]) -> None:
     """Ask as `p2pagent ask` does; blocks until the answer is whole."""
-    with Client(daemon.folder) as client, closing(client.ask(question, Extension(raw=False), ANSWER_TOKENS)) as updates:
+    put = Put(question)
+    with Client(daemon.folder) as client, closing(client.ask(put, Extension(raw=False), ANSWER_TOKENS)) as updates:
         for update in updates:
             trio.from_thread.run_sync(tell, update)
 

@@ -43,8 +43,8 @@ print(json.dumps({"event": "Stopped", "threads": [thread.name for thread in thre
 """
 """net_peer.py, which tells at the end what threads are left."""
 
-LASTING_THREADS = ("MainThread", "(_background_cleanup)", "Trio thread")
-"""One is the cache of libp2p's pubsub; Trio's wait some seconds for more work."""
+LASTING_THREADS = ("MainThread", "Trio thread")
+"""Trio's wait some seconds for more work."""
 
 MULTICAST = """
 import socket, sys
@@ -233,7 +233,7 @@ async def test_two_peers_that_know_nobody_find_each_other(tmp_path: Path, device
         await b.do("send", peer=a.peer, protocol=PROTOCOL, payload="hello?")
         await b.told("FrameReceived", peer=a.peer, payload="hello?")
         await b.stop()
-        await a.told("PeerDown", peer=b.peer)
+        await a.told("PeerIdle", peer=b.peer)
         # Of a third, on a's own device, both hear.
         async with peer(there, tmp_path, "b") as again, peer(here, tmp_path, "c") as c:
             await meet(a, again)

@@ -10,6 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from p2pagent.archive import read_book
 from p2pagent.config import Preferences
 from p2pagent.ledger import receipt_in
 from p2pagent.peer.credit import Account
@@ -39,7 +40,7 @@ from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import WireMessage, decode, encode, protocol_of, sealed
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.keys import SimKeys
-from p2pagent.store import FILE, Store, open_store, read_book
+from p2pagent.store import FILE, Store, open_store
 from p2pagent.types import PeerId
 from p2pagent.verification import compare, verify
 from tests.scenario import START_MS

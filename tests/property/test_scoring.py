@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pagent.routing.posteriors import CLAIM_WEIGHT, SHRINKAGE
 from p2pagent.routing.prototypes import Relevance
-from p2pagent.routing.scoring import CLAIM_WEIGHT, SHRINKAGE, capability, score
+from p2pagent.routing.scoring import capability, score
 
 PROTOTYPES = 8
 ROUNDING = 1e-5

@@ -21,7 +21,7 @@ from p2pagent.peer.hub_messages import (
     SignedSheet,
     Statement,
 )
-from p2pagent.peer.messages import Chunk, Record
+from p2pagent.peer.messages import Chunk, Heartbeat, Record
 from p2pagent.peer.wire import (
     FRAME_BYTES_MAX,
     HUB_PROTOCOL,
@@ -57,6 +57,8 @@ def drawn(kind):
             return st.sampled_from(values)
         case inspect.StrType(pattern="^12D3KooW"):
             return st.text(BASE58, min_size=44, max_size=44).map("12D3KooW".__add__)
+        case inspect.StrType(max_length=high, pattern=str() as pattern):
+            return st.from_regex(pattern, fullmatch=True).filter(lambda text: len(text) <= high)
         case inspect.StrType(min_length=low, max_length=high, pattern=None):
             return st.text(st.characters(codec="utf-8"), min_size=low or 0, max_size=min(high, LENGTH_MAX))
         case inspect.BytesType(min_length=low, max_length=high):
@@ -138,14 +140,14 @@ def test_a_frame_cut_short_is_refused(message, cut):
 
 @given(signed_values, keys)
 def test_what_was_sealed_opens(value, signer):
-    if isinstance(value, Record):
+    if isinstance(value, Record | Heartbeat):
         value = msgspec.structs.replace(value, peer=signer.peer)
     assert opened(type(value), *sealed(value, signer), signer.peer, signer) == value
 
 
 @given(signed_values, keys, st.data())
 def test_any_flipped_bit_breaks_the_seal(value, signer, data):
-    if isinstance(value, Record):
+    if isinstance(value, Record | Heartbeat):
         value = msgspec.structs.replace(value, peer=signer.peer)
     body, signature = sealed(value, signer)
     both = bytearray(body + signature)
@@ -157,7 +159,7 @@ def test_any_flipped_bit_breaks_the_seal(value, signer, data):
 
 @given(signed_values, keys, keys)
 def test_nobody_signs_for_another(value, signer, other):
-    if isinstance(value, Record):
+    if isinstance(value, Record | Heartbeat):
         value = msgspec.structs.replace(value, peer=signer.peer)
     if signer.peer != other.peer:
         with pytest.raises(RemoteError, match="not signed by"):

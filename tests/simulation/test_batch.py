@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from p2pagent.driver import Driver
 from p2pagent.market.clearing import assign
 from p2pagent.peer.batches import BATCH_OPEN_MAX
-from p2pagent.peer.buyer import GATHER_MS
+from p2pagent.peer.calling import GATHER_MS
 from p2pagent.peer.choice import OUTPUT_TOKENS_EXPECTED, Option
 from p2pagent.peer.events import (
     Ask,
@@ -40,13 +40,14 @@ from p2pagent.peer.rounds import Decision, decide
 from p2pagent.peer.terms import QUOTES_MS
 from p2pagent.peer.together import most_free, read_together, served_at_once
 from p2pagent.peer.wire import parsed
+from p2pagent.routing.game import PROBES_MAX
 from p2pagent.routing.prototypes import Relevance, Space
 from p2pagent.routing.scoring import Score
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef, PeerId
 from tests.contended import ANSWER_MS, SUBJECT, Contended
 from tests.scenario import START_MS, make_advert, make_ask
-from tests.strangers import ALICE, make_call, make_final, make_peer, make_quote, make_record, receive, sent
+from tests.strangers import ALICE, make_call, make_delta, make_final, make_peer, make_quote, receive, sent
 
 Wishes = list[dict[str, Any]]
 
@@ -265,7 +266,7 @@ class Market:
         self.told: dict[str, Unanswered] = {}
         self.timers: list[int] = []
         for keys in self.experts:
-            receive(self.peer, keys, make_record(keys, space, make_advert("agent", {SUBJECT: skill}, slots=64)))
+            receive(self.peer, keys, make_delta(keys, space, make_advert("agent", {SUBJECT: skill}, slots=64)))
 
     def take(self, effects: list[Effect], asked: str = "") -> None:
         for keys in self.experts:
@@ -351,7 +352,7 @@ def test_a_question_of_another_batch_or_of_none_is_not_kept_waiting(space: Space
 
 
 def test_a_question_in_its_second_round_is_not_waited_for(space: Space) -> None:
-    market = Market(space, experts=5)
+    market = Market(space, experts=PROBES_MAX + 2)
     market.ask("q0")
     market.ask("q1")
     market.quote("q0")

@@ -4,8 +4,9 @@ This is the proof that what the simulator measures is what the daemon does.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from random import Random
 
 import msgspec
 import pytest
@@ -14,15 +15,16 @@ from trio.testing import MockClock
 
 from p2pagent.driver import Driver
 from p2pagent.engine.base import Capabilities, Completion, Delta, EngineStatistics, GenerateRequest
-from p2pagent.peer.events import Answered, Ask, Effect, Event, PeerUp, Received
-from p2pagent.peer.wire import GOSSIP_PROTOCOL, decode
+from p2pagent.peer.events import Answered, Ask, Delivery, Effect, Event, Learned, PeerUp, Rating, Received
+from p2pagent.peer.wire import decode
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.engine import EngineModel
+from p2pagent.sim.keys import SimKeys
 from p2pagent.sim.world import World
 from p2pagent.types import ChatMessage, PeerId
 from tests.scenario import START_MS, Device, make_ask
 
-LATENCY_MS = 10
+LATENCIES_MS = Random(3).sample(range(5, 60), 25)
 ASKS = [(3_007 + 703 * i, i % 5, (i * 3 + 1) % 5) for i in range(20)]
 """When, who, on what."""
 
@@ -37,6 +39,12 @@ Trace = dict[tuple[int, PeerId], set[str]]
 @pytest.fixture
 def autojump_clock() -> MockClock:
     return MockClock(autojump_threshold=0)
+
+
+def latency_ms(source: PeerId, target: PeerId) -> int:
+    """Of each link its own: what arrives at one peer in one millisecond could come in either order."""
+    order = [SimKeys(index).peer for index in range(5)]
+    return LATENCIES_MS[5 * order.index(source) + order.index(target)]
 
 
 def devices(space: Space) -> list[Device]:
@@ -56,7 +64,7 @@ def record(trace: Trace, name: PeerId, now_ms: int, event: Event, effects: list[
 def under_the_heap(space: Space) -> tuple[Trace, list[Answered]]:
     trace: Trace = defaultdict(set)
     world = World(
-        lambda _source, _target, _now: LATENCY_MS,
+        lambda source, target, _now: latency_ms(source, target),
         START_MS,
         lambda step: record(trace, step.peer, step.at_ms, step.event, list(step.effects)),
     )
@@ -97,12 +105,7 @@ class Port:
         if peer not in self.lanes:
             self.lanes[peer], carried = trio.open_memory_channel[tuple[float, str, bytes]](1_000)
             self.ether.nursery.start_soon(self._carry, peer, carried)
-        self.lanes[peer].send_nowait((trio.current_time() + LATENCY_MS / 1000, protocol, payload))
-
-    def publish(self, data: bytes) -> None:
-        for other in self.ether.drivers:
-            if other != self.name:
-                self.send(other, GOSSIP_PROTOCOL, data)
+        self.lanes[peer].send_nowait((trio.current_time() + latency_ms(self.name, peer) / 1000, protocol, payload))
 
     def learn_addresses(self, peer: PeerId, addresses: tuple[str, ...]) -> None: ...
 
@@ -159,6 +162,10 @@ class Books:
         return True
 
     async def acknowledge(self, receipt_id: bytes) -> None: ...
+
+    async def remember(self, receipt_id: bytes, delivery: Delivery, rating: Rating | None) -> None: ...
+
+    async def save_experience(self, learned: Sequence[Learned]) -> None: ...
 
     async def explain(self, receipt_id: bytes, explanation: bytes) -> None:
         self.explained[receipt_id.hex()] = msgspec.json.decode(explanation, type=Answered)

@@ -346,13 +346,32 @@ async def test_a_receipt_is_disputed(node, http):
         ("ababab/dispute", b'{"reason": "x", "amount": 1}', 400),
         ("cdcdcd/dispute", b'{"reason": "x"}', 409),
         ("ababab/refund", b"", 409),
+        ("abab/rate", b'{"rating": "good"}', 400),
+        ("ababab/rate", b'{"rating": "fine"}', 400),
+        ("ababab/rate", b"", 400),
+        ("cdcdcd/rate", b'{"rating": "good"}', 409),
     ],
 )
-async def test_what_cannot_be_disputed_or_refunded(node, http, path, body, status):
+async def test_what_cannot_be_disputed_or_refunded_or_rated(node, http, path, body, status):
     refused = await http.post(f"/p2pagent/v1/ledger/{path}", content=body)
     assert refused.status_code == status
     assert refused.json()["error"]["code"] == ("invalid_request" if status == 400 else "ledger_refused")
-    assert node.disputed == ()
+    assert (node.disputed, node.rated) == ((), None)
+
+
+async def test_a_receipt_is_rated_and_the_last_word_counts(node, http):
+    first = (await http.post("/p2pagent/v1/ledger/ababab/rate", json={"rating": "good"})).json()
+    again = (await http.post("/p2pagent/v1/ledger/ababab/rate", json={"rating": "bad"})).json()
+    assert (first["earlier"], first["receipt"]["rating"], first["expected_quality"]) == (None, "good", 0.62)
+    assert (again["earlier"], again["receipt"]["rating"], again["outcomes"]) == ("good", "bad", 3)
+    assert (await http.get("/p2pagent/v1/ledger")).json()["receipts"][0]["rating"] == "bad"
+
+
+async def test_what_an_answer_has_to_be_is_told_to_the_node_alone(node, http):
+    await chat(http, p2pagent={"expect": "olleh"})
+    await chat(http)
+    assert node.expected == ["olleh", ""]
+    assert "expect" not in repr(node.asked)
 
 
 BATCH = "/p2pagent/v1/batch"
@@ -373,6 +392,12 @@ async def test_a_batch_is_told_line_by_line_with_the_place_of_each_question(node
     said = ["text", "text", "answered"]
     assert types == [said, ["text", "restarted", *said], ["unanswered"]]
     assert {line["text"] for line in told if line["type"] == "answered"} == {ANSWERED.text}
+
+
+async def test_each_question_of_a_batch_may_expect_an_answer(node, http):
+    await http.post(BATCH, json={"questions": ["a", "b"], "expect": ["", "y"]})
+    await http.post(BATCH, json={"questions": ["c"]})
+    assert node.expected == ["", "y", ""]
 
 
 async def test_a_question_of_a_batch_that_the_daemon_gives_up_has_an_end(node, http):
@@ -397,6 +422,8 @@ async def test_a_question_of_a_batch_that_the_daemon_gives_up_has_an_end(node, h
         {"questions": ["x"], "max_tokens": 0},
         {"questions": ["x"], "stream": True},
         {"questions": ["x"], "worth": {"privacy": "public"}},
+        {"questions": ["x"], "worth": {"expect": "y"}},
+        {"questions": ["x"], "expect": ["y", "z"]},
     ],
 )
 async def test_batches_that_are_none(node, http, batch):

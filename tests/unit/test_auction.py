@@ -15,10 +15,12 @@ from p2pagent.cli import app
 from p2pagent.errors import Exit
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import SignedReceipt
+from p2pagent.peer.events import Delivery, Rating
 from p2pagent.peer.hub_messages import SignedSheet
 from p2pagent.peer.messages import RateCard, Receipt
 from p2pagent.peer.sheet import body_id
 from p2pagent.peer.wire import sealed
+from p2pagent.routing.prototypes import Relevance
 from p2pagent.store import open_store
 from tests.clearings import Query, agent, make_bid, make_clearing
 from tests.scripted_node import ANSWERED
@@ -26,6 +28,7 @@ from tests.scripted_node import ANSWERED
 AUCTIONEER, RIVAL, SELLER = (Ed25519Keys(bytes([n]) * 32) for n in (1, 2, 3))
 WANTS = [Query({agent(SELLER): 900})]
 TOLL = 300
+DELIVERY = Delivery(agent(SELLER), "space", Relevance((0,), (1.0,), 0.5), 0.625)
 
 
 def settled(buyer: Ed25519Keys, seller: Ed25519Keys, number: int, **changes: object) -> SignedReceipt:
@@ -80,6 +83,14 @@ class Books:
                 await store.post(receipt.body, receipt.seller_signature, receipt.buyer_signature)
             await store.archive(self.sheet_id, self.sheet)
             await store.explain(self.bought.receipt_id, msgspec.json.encode(answer))
+            await store.remember(self.bought.receipt_id, DELIVERY, None)
+
+    def rate(self, *, good: bool) -> None:
+        async def rate() -> None:
+            async with open_store(self.path, self.me.peer) as store:
+                await store.rate(self.bought.receipt_id, Rating(good, 5))
+
+        trio.run(rate)
 
     def show(self, ident: bytes | str, *options: str) -> click.testing.Result:
         name = ident.hex()[:12] if isinstance(ident, bytes) else ident
@@ -115,6 +126,18 @@ def test_a_receipt_is_explained_from_the_candidates_to_the_sheet(books: Books) -
     ]
     places = [result.stdout.index(line) for line in told]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize(("good", "word"), [(True, "good"), (False, "bad")])
+def test_what_was_expected_and_what_the_user_said_of_it(books: Books, good: bool, word: str) -> None:
+    name = books.bought.receipt_id.hex()[:12]
+    before = books.show(books.bought.receipt_id).stdout
+    assert f"expected with probability 0.62; `p2pagent rate {name} good`" in before
+    books.rate(good=good)
+    assert f"expected with probability 0.62; it was rated {word}\n" in books.show(books.bought.receipt_id).stdout
+    told = json.loads(books.show(books.bought.receipt_id, "--json").stdout)
+    assert (told["expected_quality"], told["rating"]) == (0.625, {"good": good, "at_ms": 5})
+    assert "expected with" not in books.show(books.sold.receipt_id).stdout
 
 
 def test_the_same_as_json(books: Books) -> None:

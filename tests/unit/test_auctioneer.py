@@ -31,7 +31,7 @@ from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef
 from tests.clearings import EPOCH, HUB, Query, make_bid
 from tests.scenario import START_MS, make_advert
-from tests.strangers import ME, make_peer, make_record, receive, sent
+from tests.strangers import ME, make_delta, make_peer, receive, sent
 
 SELLERS = (SimKeys(1), SimKeys(2))
 BUYERS = (SimKeys(11), SimKeys(12), SimKeys(13))
@@ -46,7 +46,7 @@ class Room:
         adverts = [make_advert(f"agent{n}", {(home + n) % 6: 0.95}) for n in range(agents)]
         self.peer: Peer = make_peer(space, *adverts)
         for keys in SELLERS:
-            receive(self.peer, keys, make_record(keys, space, make_advert("agent", {home: 0.9})))
+            receive(self.peer, keys, make_delta(keys, space, make_advert("agent", {home: 0.9})))
 
     def get(self, sender: SimKeys, message: WireMessage, after_ms: int = 0) -> list[Effect]:
         return receive(self.peer, sender, message, after_ms)

@@ -33,7 +33,7 @@ from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef
 from tests.clearings import Query, clear_book, make_bid, make_book, make_commit, make_offer
 from tests.scenario import START_MS, make_advert, make_ask
-from tests.strangers import ALICE, BOB, CAROL, ME, make_peer, make_quote, make_record, receive, sent
+from tests.strangers import ALICE, BOB, CAROL, ME, make_delta, make_peer, make_quote, receive, sent
 
 SUBJECT = 1
 EXPERTS = (ALICE, BOB)
@@ -51,7 +51,7 @@ class Owner:
         self.timers: list[SetTimer] = []
         self.calls: list[tuple[SimKeys, Call]] = []
         for keys, skill in zip(EVERYBODY, (0.95, 0.94, 0.05), strict=True):
-            receive(self.peer, keys, make_record(keys, space, make_advert("agent", {SUBJECT: skill})))
+            receive(self.peer, keys, make_delta(keys, space, make_advert("agent", {SUBJECT: skill})))
             self.peer.handle(PeerUp(keys.peer), START_MS)
 
     def handle(self, event: object, after_ms: int = NOW_MS) -> list[Effect]:

@@ -8,7 +8,9 @@ import pytest
 
 from p2pagent.market.pricing import decayed
 from p2pagent.market.receipts import metered, price_cap
-from p2pagent.peer.buyer import FIND_MS, OWN_PROGRESS_MS, PREDICTED_MS_MAX, PROGRESS_MS
+from p2pagent.peer.awards import OWN_PROGRESS_MS, PREDICTED_MS_MAX, PROGRESS_MS
+from p2pagent.peer.buyer import FIND_MS
+from p2pagent.peer.calling import LATE_MS
 from p2pagent.peer.directory import FAULT_MS, FAULTS_MAX
 from p2pagent.peer.events import (
     Answered,
@@ -21,12 +23,17 @@ from p2pagent.peer.events import (
     Generate,
     Generated,
     GenerationEnded,
+    GenerationFailed,
+    Learned,
     Misbehaved,
     PeerDown,
     PeerUp,
     Post,
     Posted,
     ProvidersFound,
+    Rated,
+    Rating,
+    Remember,
     Restarted,
     Send,
     SetTimer,
@@ -54,8 +61,10 @@ from p2pagent.peer.messages import (
 )
 from p2pagent.peer.sheet import body_id
 from p2pagent.peer.sheets import CLOCK_MS
+from p2pagent.peer.telling import explained
 from p2pagent.peer.terms import QUOTES_MS
 from p2pagent.peer.wire import SIGNED_DOMAINS, WireMessage, encode, receipt_id, sealed
+from p2pagent.routing import exploration, game
 from p2pagent.routing.hubs import draw
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.keys import SimKeys
@@ -69,12 +78,13 @@ from tests.strangers import (
     ME,
     make_award,
     make_call,
+    make_delta,
     make_final,
     make_peer,
     make_quote,
-    make_record,
     receive,
     sent,
+    three_best,
 )
 
 SUBJECT = 1
@@ -91,7 +101,7 @@ class Market:
         self.told: list[object] = []
         self.calls: dict[SimKeys, Call] = {}
         for rank, keys in enumerate(experts):
-            self.get(keys, make_record(keys, space, make_advert("agent", {SUBJECT: 0.95 - rank / 10})))
+            self.get(keys, make_delta(keys, space, make_advert("agent", {SUBJECT: 0.95 - rank / 10})))
 
     def handle(self, event: object, after_ms: int = 0) -> list[Effect]:
         self.effects = self.peer.handle(event, START_MS + after_ms)  # type: ignore[arg-type]
@@ -135,6 +145,12 @@ class Market:
                     self.calls[keys] = message
 
 
+@pytest.fixture(autouse=True)
+def _three_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(game, "choose", three_best)
+    monkeypatch.setattr(exploration, "TRIAL_SHARE", 0)
+
+
 @pytest.fixture
 def market(space: Space) -> Market:
     return Market(space)
@@ -143,6 +159,11 @@ def market(space: Space) -> Market:
 def local_job(effects: list[Effect]) -> bytes:
     (job,) = [e.job for e in effects if isinstance(e, Generate)]
     return job
+
+
+def quotes_awaited_until(market: Market) -> list[int]:
+    """Until when quotes are waited for from now on, in ms after the start."""
+    return [e.at_ms - START_MS for e in market.effects if isinstance(e, SetTimer) and e.timer.kind == "quotes"]
 
 
 def answer(market: Market, seller: SimKeys, text: str = "abc", **changes: object) -> list[Effect]:
@@ -184,6 +205,37 @@ def test_quotes_that_are_late_are_not_waited_for(market: Market) -> None:
     assert market.effects == [Send(ALICE.peer, Release(market.calls[ALICE].conversation))]
 
 
+def test_quotes_are_waited_for_as_long_again_as_the_first_one_took(market: Market) -> None:
+    market.ask()
+    market.get(ALICE, make_quote(ALICE, market.calls[ALICE]), after_ms=LATE_MS + 100)
+    assert quotes_awaited_until(market) == [2 * (LATE_MS + 100)]
+    market.get(CAROL, make_quote(CAROL, market.calls[CAROL]), after_ms=LATE_MS + 150)
+    assert quotes_awaited_until(market) == []
+    market.fire("quotes", 2 * (LATE_MS + 100))
+    assert market.awarded == [ALICE]
+    market.quote(BOB)
+    assert market.released == [BOB]
+
+
+def test_an_early_quote_leaves_the_others_time_and_the_own_one_hurries_nobody(market: Market) -> None:
+    market.ask()  # the own agent has quoted in the same step
+    assert quotes_awaited_until(market) == [QUOTES_MS]
+    market.quote(ALICE)
+    assert quotes_awaited_until(market) == [LATE_MS]
+
+
+def test_who_is_believed_to_be_much_better_is_waited_for_in_full(market: Market) -> None:
+    market.ask()
+    market.quote(BOB)
+    assert quotes_awaited_until(market) == []
+
+
+def test_no_quote_for_a_batch_is_hurried(market: Market) -> None:
+    market.handle(msgspec.structs.replace(make_ask("q", SUBJECT), batch="b"))
+    market.quote(ALICE)
+    assert quotes_awaited_until(market) == []
+
+
 def test_the_timer_of_a_round_that_is_over_does_nothing(market: Market) -> None:
     market.ask()
     market.quote(*EXPERTS)
@@ -210,7 +262,7 @@ def test_when_all_refuse_only_the_local_agent_is_left(market: Market) -> None:
 def test_when_all_of_a_round_refuse_the_next_one_asks_others(space: Space) -> None:
     market = Market(space, local=False)
     dave = SimKeys(4)
-    market.get(dave, make_record(dave, space, make_advert("agent", {SUBJECT: 0.6})))
+    market.get(dave, make_delta(dave, space, make_advert("agent", {SUBJECT: 0.6})))
     market.ask()
     assert set(market.calls) == set(EXPERTS)
     for keys in EXPERTS:
@@ -321,6 +373,20 @@ def test_a_runner_up_whose_quote_has_expired_is_asked_again(market: Market) -> N
     assert market.calls[BOB] != before
 
 
+def test_the_local_agent_takes_over_only_where_no_stranger_is_believed_better(space: Space) -> None:
+    market = Market(space)
+    dave = SimKeys(4)
+    market.get(dave, make_delta(dave, space, make_advert("agent", {SUBJECT: 0.6})))
+    market.ask()
+    for keys in (BOB, CAROL):
+        market.get(keys, Refuse(market.calls[keys].conversation, "busy"))
+    market.quote(ALICE)
+    assert market.awarded == [ALICE]
+    market.handle(PeerDown(ALICE.peer))
+    assert [type(m) for m in sent(market.effects, dave)] == [Call]
+    assert not any(isinstance(e, Generate) for e in market.effects)
+
+
 def test_a_runner_up_that_goes_away_is_not_awarded(market: Market) -> None:
     market.ask()
     market.quote(*EXPERTS)
@@ -386,14 +452,15 @@ def test_nobody_good_enough_is_looked_for_once(space: Space) -> None:
 def test_an_expert_found_meanwhile_is_called_at_once(space: Space) -> None:
     market = Market(space, ())
     market.ask()
-    market.get(ALICE, make_record(ALICE, space, make_advert("agent", {SUBJECT: 0.95})))
+    market.get(ALICE, make_delta(ALICE, space, make_advert("agent", {SUBJECT: 0.95})))
     assert ALICE in market.calls
 
 
 def test_a_look_up_is_waited_for_no_longer_than_it_is_worth(space: Space) -> None:
     market = Market(space, ())
     market.ask()
-    market.handle(ProvidersFound("q", "cell", (ALICE.peer,)))
+    (cell,) = [e.cell for e in market.effects if isinstance(e, Find)]
+    market.handle(ProvidersFound("q", cell, (ALICE.peer,)))
     assert not any(isinstance(e, Generate) for e in market.effects)
     market.fire("quotes", FIND_MS)
     assert local_job(market.effects)
@@ -419,7 +486,7 @@ def test_raw_pieces_that_break_off_end_the_query(market: Market) -> None:
 
 
 def test_a_fortune_for_an_answer_does_not_break_the_clearing(market: Market) -> None:
-    ask: Ask = make_ask("q", SUBJECT, value_microcredits=1 << 53, delay_microcredits_per_s=1 << 53)
+    ask: Ask = make_ask("q", SUBJECT, value_microcredits=1 << 53, delay_microcredits_per_s=1 << 40)
     market.handle(ask)
     market.quote(*EXPERTS, ttft_ms=1 << 31)
     assert market.peer.buyer.running == 1
@@ -442,9 +509,9 @@ def test_agents_too_dear_for_the_user_do_not_keep_a_cheap_one_from_being_called(
     market = Market(space, (), local=local)
     dear = msgspec.structs.replace(make_advert("agent", {SUBJECT: 0.95}), rates=RateCard(10, 1, 50))
     for keys in EXPERTS:
-        market.get(keys, make_record(keys, space, dear))
+        market.get(keys, make_delta(keys, space, dear))
     dave = SimKeys(4)
-    market.get(dave, make_record(dave, space, make_advert("agent", {SUBJECT: 0.7})))
+    market.get(dave, make_delta(dave, space, make_advert("agent", {SUBJECT: 0.7})))
     market.ask(price_max_microcredits=3_000)
     called = {e.peer for e in market.effects if isinstance(e, Send) and isinstance(e.message, Call)}
     assert called == {dave.peer}
@@ -509,6 +576,158 @@ def test_a_quote_that_comes_after_the_user_has_gone_is_let_go(market: Market) ->
     market.handle(CancelAsk("q"))
     market.quote(ALICE)
     assert market.effects == [Send(ALICE.peer, Release(market.calls[ALICE].conversation))]
+
+
+# --- outcomes ---------------------------------------------------------------------------------------------------------
+
+
+def learned(effects: list[Effect]) -> list[AgentRef]:
+    return [e.agent for e in effects if isinstance(e, Learned)]
+
+
+def remembered(effects: list[Effect]) -> list[Remember]:
+    return [e for e in effects if isinstance(e, Remember)]
+
+
+@pytest.mark.parametrize(("expect", "good"), [("", None), ("ABC.", True), ("abd", False)])
+def test_an_answer_is_judged_by_what_was_expected_or_left_to_the_user(
+    market: Market, expect: str, good: bool | None
+) -> None:
+    market.handle(msgspec.structs.replace(make_ask("q", SUBJECT), expect=expect))
+    market.quote(*EXPERTS)
+    effects = answer(market, ALICE, "abc")
+    told = market.told[-1]
+    assert isinstance(told, Answered)
+    assert told.good is good
+    assert learned(effects) == ([] if good is None else [told.agent])
+    (kept,) = remembered(effects)
+    assert (kept.receipt_id.hex(), kept.delivery.agent, kept.delivery.space) == (
+        told.receipt_id,
+        told.agent,
+        market.space.name,
+    )
+    assert kept.delivery.quality == told.candidates[0].quality
+    assert kept.rating == (None if good is None else Rating(good, START_MS))
+    assert market.peer.memory.outcomes(told.agent) == (good is not None)
+
+
+def test_what_is_expected_never_leaves_this_device(market: Market) -> None:
+    market.handle(msgspec.structs.replace(make_ask("q", SUBJECT), expect="the secret"))
+    effects = [*market.effects]
+    market.quote(*EXPERTS)
+    effects += market.effects
+    assert "the secret" not in repr([e for e in effects if isinstance(e, Send)])
+
+
+def test_an_empty_answer_is_bad(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    effects = market.get(ALICE, make_final(ALICE, market.calls[ALICE], ""))
+    assert [kept.rating for kept in remembered(effects)] == [Rating(False, START_MS)]
+    assert learned(effects) == [AgentRef(ALICE.peer, "agent")]
+
+
+def test_the_own_agent_is_judged_without_a_receipt(space: Space) -> None:
+    market = Market(space, ())
+    market.handle(msgspec.structs.replace(make_ask("q", 0), expect="x"))
+    job = local_job(market.effects)
+    market.handle(Generated(job, "y"))
+    effects = market.handle(GenerationEnded(job, Usage(20, 0, 1), "stop"))
+    assert learned(effects) == [AgentRef(ME.peer, "agent")]
+    assert remembered(effects) == []
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        lambda m: m.handle(PeerDown(ALICE.peer)),
+        lambda m: m.get(ALICE, Fail(m.calls[ALICE].conversation, "engine")),
+        lambda m: m.fire("progress", PROGRESS_MS + 100),
+        *(fault for _, fault in FAULTS),
+    ],
+)
+def test_a_delegation_that_fails_is_a_bad_outcome(market: Market, failure: Callable[[Market], object]) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    failure(market)
+    assert [market.peer.memory.outcomes(AgentRef(keys.peer, "agent")) for keys in EXPERTS] == [1, 0, 0]
+    assert learned(market.effects) == [AgentRef(ALICE.peer, "agent")]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        lambda m: m.get(ALICE, Fail(m.calls[ALICE].conversation, "busy")),
+        lambda m: m.get(ALICE, Fail(m.calls[ALICE].conversation, "expired")),
+        lambda m: m.get(ALICE, Chunk(m.calls[ALICE].conversation, 1, "x")),
+        lambda m: m.handle(PeerDown(BOB.peer)),
+        lambda m: m.handle(CancelAsk("q")),
+    ],
+)
+def test_what_is_not_the_doing_of_who_was_awarded_is_no_outcome(
+    market: Market, failure: Callable[[Market], object]
+) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    failure(market)
+    assert [market.peer.memory.outcomes(AgentRef(keys.peer, "agent")) for keys in EXPERTS] == [0, 0, 0]
+
+
+def test_an_engine_of_ours_that_breaks_off_is_not_held_against_it(space: Space) -> None:
+    market = Market(space, ())
+    market.handle(make_ask("q", 0))
+    market.handle(GenerationFailed(local_job(market.effects), "engine"))
+    assert market.peer.memory.outcomes(AgentRef(ME.peer, "agent")) == 0
+
+
+def test_who_answers_badly_is_asked_no_more(market: Market) -> None:
+    """ALICE claims to be the best, and is found out in a handful of answers."""
+    awarded = []
+    for number in range(12):
+        market.calls.clear()
+        market.handle(msgspec.structs.replace(make_ask(f"q{number}", SUBJECT), expect="right"))
+        market.quote(*market.calls)
+        (seller,) = market.awarded
+        awarded.append(seller)
+        answer(market, seller, "wrong" if seller is ALICE else "right")
+    assert awarded[0] is ALICE
+    assert awarded.count(ALICE) <= 4
+    assert awarded[-6:] == [BOB] * 6
+    market.calls.clear()
+    market.ask()
+    told = {c.agent.peer: c for c in explained(market.peer.buyer._table.queries["q"])}
+    assert told[ALICE.peer].outcomes == awarded.count(ALICE)
+    assert told[ALICE.peer].quality < told[BOB.peer].quality
+
+
+def test_a_rating_of_the_user_moves_the_next_choice(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    (kept,) = remembered(answer(market, ALICE))
+    for number in range(4):
+        market.handle(Rated(kept.delivery, Rating(False, START_MS + number), None))
+    market.calls.clear()
+    market.ask()
+    market.quote(*market.calls)
+    assert market.awarded == [BOB]
+    for number in range(4):
+        market.handle(Rated(kept.delivery, Rating(True, START_MS + 9), Rating(False, START_MS + number)))
+    market.handle(CancelAsk("q"))
+    market.calls.clear()
+    market.ask()
+    market.quote(*market.calls)
+    assert market.awarded == [ALICE]
+
+
+def test_a_newcomer_that_is_tried_is_told_as_one(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exploration, "TRIAL_SHARE", 1)
+    market = Market(space, (ALICE,))
+    market.ask()
+    market.quote(ALICE)
+    answer(market, ALICE)
+    told = market.told[-1]
+    assert isinstance(told, Answered)
+    assert "being new here was given a try" in told.why
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
@@ -628,7 +847,7 @@ def priced_quote(market: Market, sheet: SignedSheet, price: int, after_ms: int =
 def asked(space: Space) -> Market:
     """All experts have been called and have not quoted."""
     market = Market(space)
-    market.get(AUCTIONEER, make_record(AUCTIONEER, space, make_advert("agent", {5: 0.95})))
+    market.get(AUCTIONEER, make_delta(AUCTIONEER, space, make_advert("agent", {5: 0.95})))
     market.ask()
     return market
 
@@ -656,7 +875,7 @@ def test_a_sheet_at_hand_is_not_fetched_again(asked: Market) -> None:
     asked.get(ALICE, priced(), CLEARED)
     asked.handle(CancelAsk("q"), CLEARED)
     asked.handle(make_ask("q", SUBJECT), CLEARED)
-    assert priced_quote(asked, priced(), PRICE) == []
+    assert sent(priced_quote(asked, priced(), PRICE)) == []
 
 
 @pytest.mark.parametrize(
@@ -732,7 +951,7 @@ def test_one_quote_brings_one_fetch_whatever_else_is_quoted(asked: Market) -> No
 
 def test_a_slot_price_beyond_the_users_limit_is_not_paid(space: Space) -> None:
     market = Market(space)
-    market.get(AUCTIONEER, make_record(AUCTIONEER, space, make_advert("agent", {5: 0.95})))
+    market.get(AUCTIONEER, make_delta(AUCTIONEER, space, make_advert("agent", {5: 0.95})))
     cap = price_cap(make_advert("any", {}).rates, len(make_ask("q", SUBJECT).turns[0].content), 64, 0)
     market.ask(price_max_microcredits=cap + PRICE - 1)
     priced_quote(market, priced(), PRICE)

@@ -4,18 +4,29 @@ import msgspec
 import pytest
 
 from p2pagent.market.clearing import WEIGHT_MAX
-from p2pagent.peer.choice import CALLS, STRANGER_MS, Option, clear, expected_cost, options, to_call, worth_at
+from p2pagent.peer.choice import (
+    STRANGER_MS,
+    Option,
+    clear,
+    expected_cost,
+    options,
+    patience_ms,
+    toll,
+    utility,
+    worth_at,
+)
 from p2pagent.peer.events import Ask
+from p2pagent.peer.loads import Prospect
 from p2pagent.peer.messages import Quote
 from p2pagent.peer.wire import parsed
-from p2pagent.routing.prototypes import Relevance, Space
+from p2pagent.routing.prototypes import Space
 from p2pagent.routing.scoring import Score
+from p2pagent.routing.service import WAIT_MS_MAX
 from p2pagent.types import AgentRef, PeerId, Sampling
 from tests.scenario import make_advert, make_ask
 from tests.strangers import ALICE, ME, make_call, make_quote
 
 ASK = make_ask("q", 0)
-HERE = Relevance((0,), (1.0,), 1.0)
 
 
 def option(name: str, worth: int, peer: PeerId = ALICE.peer) -> Option:
@@ -32,26 +43,39 @@ def quote(space: Space, **changes: object) -> Quote:
     return offer
 
 
-def test_the_best_strangers_that_beat_the_local_agent_are_called_and_it_too() -> None:
-    ranked = [option(f"s{i}", 100 - i) for i in range(CALLS + 2)] + [option("mine", 90, ME.peer), option("poor", 10)]
-    assert names(to_call(ranked, ME.peer)) == ["s0", "s1", "s2", "mine"]
+def test_utility_is_worth_less_the_believed_seconds_and_the_slot_price() -> None:
+    prospect = Prospect(wait_ms=1_500, answer_ms=500, unseen_s=9.0, utilisation=0.5, slot_price=300)
+    assert utility(option("agent", 100_000), prospect, ASK) == 100_000 - 300 - 20_000 * 2_000 // 1000
 
 
-def test_a_stranger_no_better_than_the_local_agent_is_not_called() -> None:
-    assert names(to_call([option("equal", 50), option("mine", 50, ME.peer)], ME.peer)) == ["mine"]
+@pytest.mark.parametrize(("slot_price", "beyond"), [(0, 2_000), (1_500, 500), (2_000, 0), (9_000, 0)])
+def test_what_others_are_made_to_wait_counts_beyond_what_the_slots_price_says(slot_price: int, beyond: int) -> None:
+    prospect = Prospect(wait_ms=0, answer_ms=0, toll_ms=100, slot_price=slot_price)
+    assert toll(prospect, slot_price, ASK) == beyond
+    assert utility(option("agent", 100_000), prospect, ASK) == 100_000 - slot_price - beyond
 
 
-def test_without_a_local_agent_a_stranger_must_be_worth_something() -> None:
-    assert names(to_call([option("some", 1), option("none", 0), option("loss", -1)], ME.peer)) == ["some"]
-
-
-def test_a_local_agent_that_loses_is_still_the_way_out() -> None:
-    assert names(to_call([option("mine", -5, ME.peer)], ME.peer)) == ["mine"]
+@pytest.mark.parametrize(
+    ("worth", "floor", "delay_cost", "patience"),
+    [
+        (50_000, 10_000, 20_000, 2_000),
+        (50_000, 10_001, 20_000, 1_999),
+        (50_000, 50_000, 20_000, 0),
+        (50_000, 60_000, 20_000, 0),
+        (1 << 53, 0, 1, WAIT_MS_MAX),
+        (50_000, 10_000, 0, WAIT_MS_MAX),
+    ],
+)
+def test_a_slot_is_of_use_until_waiting_for_it_costs_what_is_gained(
+    worth: int, floor: int, delay_cost: int, patience: int
+) -> None:
+    ask = make_ask("q", 0, delay_microcredits_per_s=delay_cost)
+    assert patience_ms(option("agent", worth), floor, ask) == patience
 
 
 def test_worth_is_value_times_quality_less_cost_and_delay() -> None:
     advert = make_advert("agent", dict.fromkeys(range(6), 1.0))
-    mine, theirs = options(HERE, [(ME.peer, advert), (ALICE.peer, advert)], ASK, 0.0, ME.peer)
+    mine, theirs = options([(ME.peer, advert), (ALICE.peer, advert)], [(Score(1.0, 0.0),) * 2] * 2, ASK, 0.0, ME.peer)
     cost = 10 * ASK.prompt_tokens + 40 * 64
     assert mine.cost_microcredits == cost
     assert mine.worth_microcredits == pytest.approx(1_000_000 - cost, abs=1)
@@ -60,7 +84,7 @@ def test_worth_is_value_times_quality_less_cost_and_delay() -> None:
 
 def test_equals_keep_the_order_in_which_they_were_given() -> None:
     adverts = [(ALICE.peer, make_advert(name, {0: 0.9})) for name in "badc"]
-    assert names(options(HERE, adverts, ASK, 0.5, ME.peer)) == list("badc")
+    assert names(options(adverts, [(Score(0.9, 0.1),) * 2] * 4, ASK, 0.5, ME.peer)) == list("badc")
 
 
 def test_an_answer_is_expected_no_longer_than_asked_for() -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from p2pagent import config as settings
 from p2pagent import home as homes
+from p2pagent.api.node import Question
 from p2pagent.api.server import serve
 from p2pagent.cli import app
 from p2pagent.cli.batch import answer_all
@@ -139,6 +140,36 @@ async def test_answers_of_a_batch_come_in_the_order_of_its_questions(node, home)
     assert notes[3:] == ["3 of 3 answered by 2 agents for 0.000728 credits"]
 
 
+async def test_an_expected_answer_is_told_and_judged(node, home):
+    for good, said in [(True, ", as expected"), (False, ", not as expected")]:
+        node.script = (Text("olleh"), structs.replace(ANSWERED, good=good))
+        result = await run(home, "ask", "--expect", "olleh", "reverse hello")
+        assert (result.exit_code, result.stdout) == (0, "olleh\n")
+        assert result.stderr.rstrip().endswith(said)
+    assert node.expected == ["olleh"] * 2
+    await run(home, "ask", "--json", "reverse hello")
+    assert node.expected[-1] == ""
+
+
+async def test_expected_answers_of_a_batch_are_on_the_lines_of_their_questions(node, home, tmp_path):
+    node.scripts = {"a": (structs.replace(ANSWERED, good=True),), "c": (structs.replace(ANSWERED, good=False),)}
+    (tmp_path / "expected").write_text("olleh\n\n\nx \n")
+    result = await run(home, "ask", "--batch", "-", "--expect-file", str(tmp_path / "expected"), stdin="a\n\nb\nc\nd\n")
+    assert (node.batches, node.expected) == ([("a", "b", "c", "d")], ["olleh", "", "x", ""])
+    assert result.exit_code == 0
+    notes = result.stderr.splitlines()
+    assert [line.rpartition(", ")[2] for line in notes[:3:2]] == ["as expected", "not as expected"]
+    assert notes[-1] == "1 of 2 as expected"
+
+
+async def test_an_answer_that_is_expected_to_no_question_is_an_error(node, home, tmp_path):
+    (tmp_path / "expected").write_text("olleh\nx\n")
+    result = await run(home, "ask", "--batch", "-", "--expect-file", str(tmp_path / "expected"), stdin="a\n\n")
+    assert result.exit_code == Exit.EMPTY_QUESTION
+    assert "line 2" in result.stderr
+    assert node.batches == []
+
+
 async def test_a_batch_as_json_is_a_line_per_question(node, home, tmp_path):
     node.scripts = {"b": (OTHER_ANSWER,), "c": (NOBODY,)}
     (tmp_path / "questions").write_text("a\nb\nc\n")
@@ -206,7 +237,7 @@ def test_what_was_answered_before_the_daemon_went_away_is_printed(capsys):
         raise LocalError("the daemon went away", "see its log", Exit.NO_DAEMON)
 
     with pytest.raises(LocalError, match="went away"):
-        answer_all(["a", "b", "c"], told(), explain=False, as_json=False)
+        answer_all([Question(text) for text in "abc"], told(), explain=False, as_json=False)
     printed = capsys.readouterr()
     assert printed.out == "\ntwo\nlines\n"
     assert printed.err.splitlines()[0] == "question 1: no answer: the asking was broken off"
@@ -219,12 +250,22 @@ def test_a_daemon_that_is_gone_at_once_is_all_that_is_told(capsys):
         yield
 
     with pytest.raises(LocalError, match="went away"):
-        answer_all(["a", "b"], told(), explain=False, as_json=True)
+        answer_all([Question(text) for text in "ab"], told(), explain=False, as_json=True)
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
-    "arguments", [["x", "--batch", "-"], [], ["--batch", "-", "--raw"], ["--batch", "/nowhere/at/all"]]
+    "arguments",
+    [
+        ["x", "--batch", "-"],
+        [],
+        ["--batch", "-", "--raw"],
+        ["--batch", "/nowhere/at/all"],
+        ["--batch", "-", "--expect", "y"],
+        ["x", "--expect-file", "-"],
+        ["x", "--expect", " "],
+        ["x", "--expect", "\udc80"],
+    ],
 )
 def test_wrong_usage_of_ask(home, arguments):
     assert p2pagent(home, "ask", *arguments, stdin="x").exit_code == 2
@@ -251,7 +292,24 @@ async def test_accounts_are_shown_with_limit_and_use(node, home):
     shown = (await run(home, "ledger")).stdout.splitlines()
     assert shown[0].split() == ["peer", "balance", "limit", "used", "bought", "sold"]
     assert shown[1].split() == [SELLER, "-0.000328", "1.000164", "0.000000", "0.000328", "0.000000"]
-    assert [line.split()[-1] for line in shown[3:]] == ["state", "settled", "settled"]
+    assert [line.split()[-2:] for line in shown[3:]] == [["state", "rated"], ["settled", "-"], ["settled", "-"]]
+
+
+async def test_an_answer_is_rated(node, home):
+    first = await run(home, "rate", "ababab", "good")
+    assert first.stdout.splitlines()[0] == f"rated good: receipt {'ab' * 32}"
+    assert "with probability 0.62; 3 answers of it judged before" in first.stdout
+    again = await run(home, "rate", "ababab", "bad")
+    assert again.stdout.splitlines()[0].endswith(", was rated good")
+    assert (await run(home, "ledger")).stdout.splitlines()[4].split()[-1] == "bad"
+    assert json.loads((await run(home, "rate", "--json", "ababab", "bad")).stdout)["earlier"] == "bad"
+    refused = await run(home, "rate", "cdcdcd", "good")
+    assert refused.exit_code == Exit.STORE
+
+
+@pytest.mark.parametrize("arguments", [["abab", "good"], ["ababab", "fine"], ["ababab"]])
+def test_wrong_usage_of_rate(home, arguments):
+    assert p2pagent(home, "rate", *arguments).exit_code == 2
 
 
 async def test_a_dispute_is_told_and_shown_without_what_a_terminal_would_obey(node, home):

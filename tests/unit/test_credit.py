@@ -16,10 +16,10 @@ from tests.strangers import (
     BOB,
     make_award,
     make_call,
+    make_delta,
     make_final,
     make_peer,
     make_quote,
-    make_record,
     receive,
     sent,
 )
@@ -196,7 +196,7 @@ def buy(peer: Peer, query: str) -> None:
 def traders(space: Space, accounts: dict[PeerId, Account]) -> Peer:
     preferences = Preferences(newcomer_credit_microcredits=CAP)
     peer = make_peer(space, make_advert("agent", {0: 0.95}), preferences=preferences, accounts=accounts)
-    receive(peer, ALICE, make_record(ALICE, space, make_advert("agent", {SUBJECT: 0.95})))
+    receive(peer, ALICE, make_delta(ALICE, space, make_advert("agent", {SUBJECT: 0.95})))
     return peer
 
 

@@ -12,7 +12,7 @@ from p2pagent.routing.prototypes import Space
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import PeerId
 from tests.scenario import START_MS, make_advert, make_ask
-from tests.strangers import ALICE, BOB, ME, make_call, make_final, make_peer, make_quote, make_record, receive, sent
+from tests.strangers import ALICE, BOB, ME, make_call, make_delta, make_final, make_peer, make_quote, receive, sent
 
 SUBJECT = 1
 PRICE = 7
@@ -128,7 +128,7 @@ def settle_bytes(settle: Settle) -> tuple[bytes, bytes]:
 
 def bought(space: Space) -> tuple[Peer, Post]:
     peer = make_peer(space, make_advert("agent", {0: 0.95}))
-    receive(peer, ALICE, make_record(ALICE, space, make_advert("agent", {SUBJECT: 0.95})))
+    receive(peer, ALICE, make_delta(ALICE, space, make_advert("agent", {SUBJECT: 0.95})))
     peer.handle(PeerUp(ALICE.peer), START_MS)
     (call,) = sent(peer.handle(make_ask("q", SUBJECT), START_MS), ALICE)
     assert isinstance(call, Call)
@@ -143,7 +143,7 @@ def settles(effects: list[Effect]) -> list[bytes]:
 
 
 def exchange(peer: Peer) -> list[Effect]:
-    effects = peer.handle(TimerFired(Timer("exchange")), START_MS)
+    effects = peer.handle(TimerFired(Timer("remind")), START_MS)
     assert any(isinstance(e, SetTimer) for e in effects)
     return effects
 

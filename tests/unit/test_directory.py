@@ -1,323 +1,354 @@
-"""The directory's rules, and the exchange between two of them."""
+"""The directory's rules, one by one."""
 
-from random import Random
-
-import msgspec
 import pytest
 
-from p2pagent.errors import RemoteError
-from p2pagent.peer.directory import CLOCK_SKEW_MS, DELTA_RECORDS_MAX, LEASE_MS_MAX, PEERS_MAX, Directory
-from p2pagent.peer.events import Learn, Send
-from p2pagent.peer.membership import (
-    EXCHANGE_BURST,
-    EXCHANGE_REFILL_MS,
-    GOSSIP_BURST,
-    GOSSIP_REFILL_MS,
-    LEASE_MS,
-    Membership,
-    Sieve,
+from p2pagent.peer.directory import (
+    CLOCK_SKEW_MS,
+    FAULT_MS,
+    FAULTS_MAX,
+    LEASE_MS_MAX,
+    PEERS_MAX,
+    RETRIED_MAX,
+    Directory,
+    bound,
 )
-from p2pagent.peer.messages import Delta, Digest, Record, SignedRecord, Summary
-from p2pagent.peer.wire import encode, sealed
+from p2pagent.peer.herald import LEASE_MS
+from p2pagent.peer.messages import Load
 from p2pagent.sim.keys import SimKeys
-from p2pagent.types import PeerId
-from tests.scenario import make_advert
+from tests.members import hear, learn, make_beat, make_record, sign_beat
+from tests.scenario import START_MS, make_advert
 
-NOW = 1_800_000_000_000
-ME, ALICE, BOB, CAROL = SimKeys(0), SimKeys(1), SimKeys(2), SimKeys(3)
-
-
-def record_of(peer: PeerId, sequence: int = 1, **changes: object) -> Record:
-    record = Record(
-        peer=peer,
-        network="test",
-        space="space",
-        incarnation=1,
-        sequence=sequence,
-        issued_ms=NOW,
-        lease_ms=LEASE_MS,
-        addresses=("/ip4/192.0.2.1/tcp/4101",),
-        agents=(),
-    )
-    return msgspec.structs.replace(record, **changes)
-
-
-def signed(record: Record) -> SignedRecord:
-    return SignedRecord(encode(record), bytes(64))
-
-
-def hear(directory: Directory, record: Record, now_ms: int = NOW) -> bool:
-    return directory.learn(record, signed(record), now_ms)
-
-
-def reachable(directory: Directory, now_ms: int = NOW) -> list[PeerId]:
-    return [peer for peer, _ in directory.reachable(now_ms)]
+ME, ALICE, BOB, CAROL = (SimKeys(i) for i in range(4))
+END_MS = START_MS + LEASE_MS
+LOAD = Load(1, 2, 3, 4, 5)
 
 
 @pytest.fixture
-def directory() -> Directory:
+def directory():
     return Directory(ME.peer, "test")
+
+
+def reachable(directory, now_ms=START_MS):
+    return [peer for peer, _ in directory.reachable(now_ms)]
 
 
 # --- what belongs here ----------------------------------------------------------------------------------------------
 
 
 def test_a_record_is_news_once(directory):
-    assert hear(directory, record_of(ALICE.peer))
-    assert not hear(directory, record_of(ALICE.peer))
+    assert learn(directory, ALICE)
+    assert not learn(directory, ALICE)
     assert reachable(directory) == [ALICE.peer]
 
 
 @pytest.mark.parametrize(
-    "record",
+    ("keys", "record", "beat"),
     [
-        record_of(ME.peer),
-        record_of(ALICE.peer, network="other"),
-        record_of(ALICE.peer, issued_ms=NOW + CLOCK_SKEW_MS + 1),
-        record_of(ALICE.peer, issued_ms=NOW - LEASE_MS - CLOCK_SKEW_MS),
+        (ME, {}, {}),
+        (ALICE, {"network": "other"}, {}),
+        (ALICE, {}, {"issued_ms": START_MS + CLOCK_SKEW_MS + 1}),
+        (ALICE, {}, {"issued_ms": 1 << 53}),
+        (ALICE, {}, {"issued_ms": START_MS - LEASE_MS - CLOCK_SKEW_MS}),
+        (ALICE, {}, {"issued_ms": 0}),
+        (ALICE, {}, {"issued_ms": START_MS - LEASE_MS_MAX - CLOCK_SKEW_MS, "lease_ms": 1 << 31}),
     ],
-    ids=["our own", "another network", "a clock too far ahead", "its lease over"],
+    ids=[
+        "our own",
+        "another network",
+        "a clock too far ahead",
+        "the end of time",
+        "over",
+        "long ago",
+        "leased for long",
+    ],
 )
-def test_what_does_not_belong_is_refused(directory, record):
-    assert not hear(directory, record)
+def test_what_does_not_belong_is_refused(directory, keys, record, beat):
+    assert not learn(directory, keys, make_record(keys, **record), **beat)
     assert len(directory) == 0
 
 
-@pytest.mark.parametrize("issued_ms", [NOW + CLOCK_SKEW_MS, NOW - LEASE_MS - CLOCK_SKEW_MS + 1])
+@pytest.mark.parametrize("issued_ms", [START_MS + CLOCK_SKEW_MS, START_MS - LEASE_MS - CLOCK_SKEW_MS + 1])
 def test_clocks_may_differ_a_little(directory, issued_ms):
-    assert hear(directory, record_of(ALICE.peer, issued_ms=issued_ms))
+    assert learn(directory, ALICE, issued_ms=issued_ms)
 
 
-def test_a_full_directory_takes_renewals_but_nobody_new(directory):
-    peers = [SimKeys(n).peer for n in range(1, PEERS_MAX + 2)]
-    for peer in peers[:-1]:
-        assert hear(directory, record_of(peer))
-    assert not hear(directory, record_of(peers[-1]))
-    assert hear(directory, record_of(peers[0], 2))
+def test_a_full_directory_gives_up_strangers_before_acquaintances_and_the_longest_unheard_first(directory):
+    everybody = [SimKeys(n) for n in range(1, PEERS_MAX + 1)]
+    for number, keys in enumerate(everybody):
+        learn(directory, keys, issued_ms=START_MS + number)
+    for keys in everybody[: PEERS_MAX // 2]:
+        directory.up(keys.peer)
+    for number in range(PEERS_MAX):
+        learn(directory, SimKeys(5_000 + number), issued_ms=START_MS + CLOCK_SKEW_MS)
+        assert len(directory) == PEERS_MAX
+    kept = {peer for peer, _ in directory.entries()}
+    assert kept.issuperset(keys.peer for keys in everybody[: PEERS_MAX // 2])
+    assert kept.isdisjoint(keys.peer for keys in everybody[PEERS_MAX // 2 :])
+
+
+def test_where_everybody_is_an_acquaintance_the_longest_unheard_goes(directory):
+    everybody = [SimKeys(n) for n in range(1, PEERS_MAX + 1)]
+    for number, keys in enumerate(everybody):
+        learn(directory, keys, issued_ms=START_MS - number)
+        directory.up(keys.peer)
+    assert learn(directory, SimKeys(5_000))
+    assert directory.get(everybody[-1].peer) is None
     assert len(directory) == PEERS_MAX
-    assert len(directory.digest(record_of(ME.peer), pull=True).entries) == PEERS_MAX
+
+
+def test_changes_are_counted_whenever_somebody_comes_or_goes(directory):
+    counts = [directory.changes]
+    for change in (
+        lambda: learn(directory, ALICE),
+        lambda: learn(directory, ALICE, make_record(ALICE, sequence=2)),
+        lambda: directory.forget(ALICE.peer),
+        lambda: learn(directory, BOB),
+        lambda: directory.sweep(END_MS + CLOCK_SKEW_MS),
+        lambda: learn(directory, CAROL),
+        lambda: directory.bury(CAROL.peer),
+    ):
+        change()
+        counts.append(directory.changes)
+    assert counts == sorted(set(counts))
+    directory.forget(ALICE.peer)
+    assert directory.changes == counts[-1]
 
 
 # --- rule 1: the signed lease ---------------------------------------------------------------------------------------
 
 
 def test_nobody_is_called_after_the_lease(directory):
-    hear(directory, record_of(ALICE.peer))
-    assert reachable(directory, NOW + LEASE_MS - 1) == [ALICE.peer]
-    assert reachable(directory, NOW + LEASE_MS) == []
+    learn(directory, ALICE)
+    assert reachable(directory, END_MS - 1) == [ALICE.peer]
+    assert reachable(directory, END_MS) == []
 
 
 def test_hearing_it_again_prolongs_nothing(directory):
-    hear(directory, record_of(ALICE.peer))
-    hear(directory, record_of(ALICE.peer), NOW + LEASE_MS - 1)
-    assert reachable(directory, NOW + LEASE_MS) == []
+    learn(directory, ALICE)
+    assert not hear(directory, ALICE, END_MS - 1)
+    assert reachable(directory, END_MS) == []
+
+
+def test_each_heartbeat_prolongs_it(directory):
+    learn(directory, ALICE)
+    assert hear(directory, ALICE, issued_ms=START_MS + 1)
+    assert reachable(directory, END_MS) == [ALICE.peer]
+    assert reachable(directory, END_MS + 1) == []
 
 
 def test_a_lease_over_the_limit_is_cut(directory):
-    hear(directory, record_of(ALICE.peer, lease_ms=10 * LEASE_MS_MAX))
-    assert reachable(directory, NOW + LEASE_MS_MAX - 1) == [ALICE.peer]
-    assert reachable(directory, NOW + LEASE_MS_MAX) == []
+    learn(directory, ALICE, lease_ms=1 << 31)
+    assert reachable(directory, START_MS + LEASE_MS_MAX - 1) == [ALICE.peer]
+    assert reachable(directory, START_MS + LEASE_MS_MAX) == []
 
 
 def test_sweeping_drops_what_no_clock_holds_for_valid(directory):
-    hear(directory, record_of(ALICE.peer))
-    directory.sweep(NOW + LEASE_MS + CLOCK_SKEW_MS - 1)
-    assert len(directory) == 1
-    directory.sweep(NOW + LEASE_MS + CLOCK_SKEW_MS)
+    learn(directory, ALICE)
+    assert directory.sweep(END_MS + CLOCK_SKEW_MS - 1) == []
+    assert directory.sweep(END_MS + CLOCK_SKEW_MS) == [ALICE.peer]
     assert len(directory) == 0
 
 
-# --- rule 2: the larger version -------------------------------------------------------------------------------------
+def test_whose_lease_has_ended_comes_back_by_its_next_heartbeat(directory):
+    learn(directory, ALICE)
+    directory.sweep(END_MS + CLOCK_SKEW_MS)
+    assert learn(directory, ALICE, now_ms=END_MS + CLOCK_SKEW_MS, issued_ms=END_MS + CLOCK_SKEW_MS)
 
 
-@pytest.mark.parametrize("version", [(1, 4), (0, 9), (1, 5)])
-def test_an_older_or_equal_version_changes_nothing(directory, version):
-    hear(directory, record_of(ALICE.peer, 5))
+# --- rule 2: the larger version, the later heartbeat ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [(1, 2), (2, 1), (2, 0)])
+def test_a_larger_version_replaces_a_smaller(directory, version):
     incarnation, sequence = version
-    assert not hear(directory, record_of(ALICE.peer, sequence, incarnation=incarnation, addresses=()))
-    assert directory.get(ALICE.peer).record == record_of(ALICE.peer, 5)
+    learn(directory, ALICE)
+    assert learn(directory, ALICE, make_record(ALICE, incarnation=incarnation, sequence=sequence))
+    assert not learn(directory, ALICE)
+    assert directory.get(ALICE.peer).record.version == version
 
 
-@pytest.mark.parametrize("version", [(1, 6), (2, 0)])
-def test_a_newer_version_replaces(directory, version):
-    hear(directory, record_of(ALICE.peer, 5))
-    incarnation, sequence = version
-    newer = record_of(ALICE.peer, sequence, incarnation=incarnation, addresses=())
-    assert hear(directory, newer)
-    assert directory.get(ALICE.peer).record == newer
-    assert directory.get(ALICE.peer).signed == signed(newer)
+def test_of_two_heartbeats_the_later_holds(directory):
+    later = [{"issued_ms": START_MS + 5}, {"issued_ms": START_MS + 6}, {"refuted": 1}]
+    later += [{"refuted": 1, "issued_ms": START_MS + 1}, {"incarnation": 2, "issued_ms": START_MS - 9}]
+    learn(directory, ALICE)
+    for index, changes in enumerate(later):
+        assert hear(directory, ALICE, **changes)
+        assert not any(hear(directory, ALICE, **earlier) for earlier in later[: index + 1])
 
 
-# --- rule 3: nobody comes back by hearsay ---------------------------------------------------------------------------
+def test_a_record_does_not_take_back_a_later_heartbeat(directory):
+    learn(directory, ALICE)
+    hear(directory, ALICE, sequence=2, refuted=3, issued_ms=START_MS + 9)
+    learn(directory, ALICE, make_record(ALICE, sequence=2), issued_ms=START_MS + 5)
+    entry = directory.get(ALICE.peer)
+    assert (entry.heartbeat.refuted, entry.heartbeat.issued_ms) == (3, START_MS + 9)
+    assert entry.proof == (1, 3)
 
 
-def test_who_left_is_gone_and_old_records_do_not_bring_it_back(directory):
-    hear(directory, record_of(ALICE.peer, 1))
-    assert hear(directory, record_of(ALICE.peer, 3, lease_ms=0))
+def test_a_heartbeat_of_a_stranger_says_that_its_record_is_lacking(directory):
+    beat = make_beat(ALICE)
+    assert directory.believes(beat, START_MS)
+    assert not directory.hear(beat, sign_beat(ALICE, beat))
     assert len(directory) == 0
-    for sequence in (1, 2, 3):
-        assert not hear(directory, record_of(ALICE.peer, sequence))
-    assert hear(directory, record_of(ALICE.peer, 4))
 
 
-def test_a_goodbye_heard_first_keeps_the_older_record_out(directory):
-    assert not hear(directory, record_of(ALICE.peer, 2, lease_ms=0))
-    assert not hear(directory, record_of(ALICE.peer, 1))
-    assert len(directory) == 0
+def test_load_is_that_of_the_record_it_goes_with(directory):
+    adverts = (make_advert("one", {}), make_advert("two", {}))
+    learn(directory, ALICE, make_record(ALICE, *adverts), loads=(LOAD,))
+    entry = directory.get(ALICE.peer)
+    assert entry.load("one") == LOAD
+    assert entry.load("two") is None
+    assert entry.load("three") is None
+    hear(directory, ALICE, sequence=2, loads=(LOAD, LOAD), issued_ms=START_MS + 1)
+    assert entry.load("one") is None
 
 
-def test_a_goodbye_overtaken_by_a_newer_record_changes_nothing(directory):
-    hear(directory, record_of(ALICE.peer, 3))
-    assert not hear(directory, record_of(ALICE.peer, 2, lease_ms=0))
+# --- rule 3: those who are gone -------------------------------------------------------------------------------------
+
+
+def test_who_is_buried_is_gone_and_no_heartbeat_from_before_brings_it_back(directory):
+    learn(directory, ALICE, refuted=2)
+    directory.bury(ALICE.peer)
+    assert directory.gone(ALICE.peer) == (1, 2)
+    for refuted in (0, 1, 2):
+        assert not learn(directory, ALICE, refuted=refuted, issued_ms=START_MS + 50_000)
+    assert not learn(directory, ALICE, make_record(ALICE, incarnation=0), refuted=9, issued_ms=START_MS + 50_000)
+    assert reachable(directory) == []
+
+
+@pytest.mark.parametrize("changes", [{"refuted": 3}, {"incarnation": 2}])
+def test_a_refutation_or_a_new_start_brings_it_back(directory, changes):
+    learn(directory, ALICE, refuted=2)
+    directory.bury(ALICE.peer)
+    record = make_record(ALICE, incarnation=changes.get("incarnation", 1))
+    assert learn(directory, ALICE, record, **changes)
+    assert directory.gone(ALICE.peer) is None
     assert reachable(directory) == [ALICE.peer]
 
 
-def test_who_was_swept_out_does_not_come_back_with_the_same_record(directory):
-    # Our clock was ahead when we swept; the record would still pass as valid.
-    hear(directory, record_of(ALICE.peer))
-    directory.sweep(NOW + LEASE_MS + CLOCK_SKEW_MS)
-    assert not hear(directory, record_of(ALICE.peer))
-    assert hear(directory, record_of(ALICE.peer, 2))
+def test_a_goodbye_is_the_end_of_it(directory):
+    learn(directory, ALICE)
+    assert hear(directory, ALICE, lease_ms=0, issued_ms=START_MS + 1)
+    assert reachable(directory) == []
+    assert not learn(directory, ALICE)
+    assert learn(directory, ALICE, make_record(ALICE, incarnation=2))
 
 
-def test_who_fell_silent_is_not_called_until_it_shows_itself(directory):
-    hear(directory, record_of(ALICE.peer))
-    directory.down(ALICE.peer)
-    assert reachable(directory) == []
-    assert not hear(directory, record_of(ALICE.peer))
-    assert reachable(directory) == []
-    directory.up(ALICE.peer)
+def test_a_goodbye_of_a_stranger_is_remembered(directory):
+    hear(directory, ALICE, lease_ms=0, issued_ms=START_MS + 1)
+    assert not learn(directory, ALICE)
+
+
+def test_a_goodbye_of_an_earlier_start_is_no_goodbye(directory):
+    learn(directory, ALICE, make_record(ALICE, incarnation=2))
+    assert not hear(directory, ALICE, lease_ms=0, issued_ms=START_MS + 1)
     assert reachable(directory) == [ALICE.peer]
 
 
-def test_contact_with_somebody_unknown_is_no_entry(directory):
+def test_a_goodbye_however_old_is_believed(directory):
+    assert hear(directory, ALICE, START_MS + 10 * LEASE_MS_MAX, lease_ms=0)
+
+
+def test_nobody_is_buried_who_is_not_known(directory):
+    directory.bury(ALICE.peer)
+    assert directory.gone(ALICE.peer) is None
+    assert learn(directory, ALICE)
+
+
+def test_those_who_are_gone_are_bounded_and_the_last_can_be_tried_again(directory):
+    everybody = [SimKeys(n) for n in range(1, PEERS_MAX + 10)]
+    for keys in everybody:
+        learn(directory, keys)
+        directory.bury(keys.peer)
+    assert directory.gone(everybody[8].peer) is None
+    assert directory.gone(everybody[9].peer) is not None
+    assert directory.lately_gone() == [keys.peer for keys in everybody[-RETRIED_MAX:]]
+
+
+# --- rule 4: silence ------------------------------------------------------------------------------------------------
+
+
+def test_one_that_we_could_not_reach_is_not_called_whatever_is_heard(directory):
+    learn(directory, ALICE)
+    directory.down(ALICE.peer)
+    hear(directory, ALICE, issued_ms=START_MS + 1, refuted=1)
+    learn(directory, ALICE, make_record(ALICE, sequence=2))
+    assert reachable(directory) == []
+    assert directory.get(ALICE.peer) is not None
+
+
+def test_contact_or_a_new_start_ends_the_silence(directory):
+    for keys in (ALICE, BOB):
+        learn(directory, keys)
+        directory.down(keys.peer)
+    directory.up(ALICE.peer)
+    learn(directory, BOB, make_record(BOB, incarnation=2))
+    assert reachable(directory) == [ALICE.peer, BOB.peer]
+
+
+def test_contact_is_remembered_through_new_records(directory):
+    learn(directory, ALICE)
+    assert not directory.get(ALICE.peer).met
+    directory.up(ALICE.peer)
+    learn(directory, ALICE, make_record(ALICE, sequence=2))
+    assert directory.get(ALICE.peer).met
+
+
+def test_contact_with_nobody_that_is_known_is_nothing(directory):
     directory.up(ALICE.peer)
     directory.down(ALICE.peer)
     assert len(directory) == 0
-    assert directory.get(ALICE.peer) is None
 
 
-# --- digests --------------------------------------------------------------------------------------------------------
+# --- rule 5: faults -------------------------------------------------------------------------------------------------
 
 
-def test_a_digest_names_every_version_our_own_first(directory):
-    hear(directory, record_of(BOB.peer, 2))
-    hear(directory, record_of(ALICE.peer, 7, incarnation=3))
-    others = sorted([Summary(BOB.peer, 1, 2), Summary(ALICE.peer, 3, 7)], key=lambda summary: summary.peer)
-    own = record_of(ME.peer, 4)
-    assert directory.digest(own, pull=True) == Digest((Summary(ME.peer, 1, 4), *others), pull=True)
-    assert directory.digest(None, pull=False) == Digest(tuple(others), pull=False)
+def test_too_many_faults_are_the_end_once(directory):
+    learn(directory, ALICE)
+    verdicts = [directory.blame(ALICE.peer, START_MS) for _ in range(FAULTS_MAX + 3)]
+    assert verdicts == [False] * (FAULTS_MAX - 1) + [True] + [False] * 3
+    assert directory.shuns(ALICE.peer, START_MS)
+    assert reachable(directory) == []
 
 
-def test_what_a_digest_lacks_is_sent(directory):
-    hear(directory, record_of(ALICE.peer, 2))
-    hear(directory, record_of(BOB.peer, 2))
-    known = Digest((Summary(ALICE.peer, 1, 2), Summary(BOB.peer, 1, 1)), pull=True)
-    assert directory.newer_than(known) == (signed(record_of(BOB.peer, 2)),)
+def test_one_fault_less_is_forgiven(directory):
+    learn(directory, ALICE)
+    for _ in range(FAULTS_MAX - 1):
+        directory.blame(ALICE.peer, START_MS)
+    assert not directory.shuns(ALICE.peer, START_MS)
+    assert reachable(directory) == [ALICE.peer]
 
 
-def test_a_delta_is_bounded(directory):
-    for n in range(1, DELTA_RECORDS_MAX + 10):
-        hear(directory, record_of(SimKeys(n).peer))
-    assert len(directory.newer_than(Digest((), pull=True))) == DELTA_RECORDS_MAX
+def test_faults_are_forgotten_one_a_minute(directory):
+    for _ in range(FAULTS_MAX):
+        directory.blame(ALICE.peer, START_MS)
+    assert directory.shuns(ALICE.peer, START_MS + FAULT_MS - 1)
+    assert not directory.shuns(ALICE.peer, START_MS + FAULT_MS)
+    assert directory.faults(ALICE.peer, START_MS + 3 * FAULT_MS) == FAULTS_MAX - 3
+    assert directory.faults(ALICE.peer, START_MS + 99 * FAULT_MS) == 0
 
 
-@pytest.mark.parametrize(
-    ("summary", "lacking"),
-    [
-        (Summary(ALICE.peer, 1, 3), True),
-        (Summary(ALICE.peer, 1, 2), False),
-        (Summary(BOB.peer, 0, 0), True),
-        (Summary(ME.peer, 9, 9), False),
-    ],
-    ids=["newer", "known", "a stranger", "ourselves"],
-)
-def test_what_we_lack_is_noticed(directory, summary, lacking):
-    hear(directory, record_of(ALICE.peer, 2))
-    assert directory.lacks(Digest((summary,), pull=True)) is lacking
+def test_who_never_stops_is_shunned_until_half_an_hour_after_it_does(directory):
+    for _ in range(1_000):
+        directory.blame(ALICE.peer, START_MS)
+    assert directory.shuns(ALICE.peer, START_MS + FAULTS_MAX * FAULT_MS)
+    assert not directory.shuns(ALICE.peer, START_MS + 2 * FAULTS_MAX * FAULT_MS)
 
 
-def test_we_do_not_ask_for_records_of_those_who_left(directory):
-    hear(directory, record_of(ALICE.peer, 3, lease_ms=0))
-    assert not directory.lacks(Digest((Summary(ALICE.peer, 1, 2),), pull=True))
+def test_who_was_proved_to_have_cheated_is_shunned_for_good(directory):
+    learn(directory, ALICE)
+    directory.ban(ALICE.peer)
+    assert directory.is_banned(ALICE.peer)
+    assert directory.shuns(ALICE.peer, START_MS + 1_000 * FAULT_MS)
+    assert reachable(directory) == []
+    assert not directory.is_banned(BOB.peer)
 
 
-# --- membership: the directory in conversation ----------------------------------------------------------------------
-
-
-def membership_of(keys: SimKeys, space, others: list[SimKeys]) -> Membership:
-    membership = Membership(keys, space, "test", Random(1), incarnation=1)
-    membership.on_agents((make_advert("agent", {}),), (), NOW)
-    membership.on_records(tuple(SignedRecord(*sealed(record_of(k.peer), k)) for k in others), NOW)
-    return membership
-
-
-def test_our_own_record_does_not_crowd_out_what_the_other_lacks(space):
-    ours = membership_of(ME, space, [ALICE])
-    (sent,) = ours.on_digest(BOB.peer, Digest((), pull=False), NOW)
-    assert isinstance(sent, Send)
-    assert isinstance(sent.message, Delta)
-    assert len(sent.message.records) == 2
-
-
-def test_a_delta_with_our_own_record_is_bounded(space):
-    ours = membership_of(ME, space, [SimKeys(n) for n in range(1, DELTA_RECORDS_MAX + 10)])
-    (sent,) = ours.on_digest(BOB.peer, Digest((), pull=False), NOW)
-    assert len(sent.message.records) == DELTA_RECORDS_MAX
-
-
-def test_a_silent_peer_whose_newer_record_is_passed_on_is_dialled_before_it_is_called(space):
-    ours = membership_of(ME, space, [ALICE])
-    ours.directory.down(ALICE.peer)
-    newer = SignedRecord(*sealed(record_of(ALICE.peer, 2), ALICE))
-    assert ours.on_records((newer,), NOW) == [Learn(ALICE.peer, record_of(ALICE.peer).addresses)]
-    assert reachable(ours.directory) == []
-    ours.on_up(ALICE.peer)
-    assert reachable(ours.directory) == [ALICE.peer]
-
-
-def test_a_bad_record_in_a_delta_spoils_it_whole(space):
-    ours = membership_of(ME, space, [])
-    good, bad = record_of(ALICE.peer), record_of(BOB.peer)
-    delta = (SignedRecord(*sealed(good, ALICE)), SignedRecord(*sealed(bad, ALICE)))
-    with pytest.raises(RemoteError, match="not signed by"):
-        ours.on_records(delta, NOW)
-    assert len(ours.directory) == 0
-
-
-# --- the sieve: what gossip is passed on ----------------------------------------------------------------------------
-
-
-def gossiped(sequence: int, author: SimKeys = ALICE, **changes: object) -> SignedRecord:
-    return SignedRecord(*sealed(record_of(author.peer, sequence, **changes), author))
-
-
-def test_the_sieve_stops_what_is_not_of_this_network_or_not_its_authors():
-    sieve = Sieve(ME, "test")
-    forged = SignedRecord(*sealed(record_of(ALICE.peer), BOB))
-    assert not sieve.passes(forged, NOW)
-    assert not sieve.passes(gossiped(1, network="other"), NOW)
-    assert not sieve.passes(SignedRecord(b"", bytes(64)), NOW)
-    assert sieve.passes(gossiped(1), NOW)
-
-
-def test_the_sieve_gives_each_author_an_allowance_that_grows_back():
-    sieve = Sieve(ME, "test")
-    assert [sieve.passes(gossiped(n), NOW) for n in range(GOSSIP_BURST + 2)] == [True] * GOSSIP_BURST + [False] * 2
-    assert sieve.passes(gossiped(1, BOB), NOW)
-    assert not sieve.passes(gossiped(10), NOW + GOSSIP_REFILL_MS - 1)
-    assert sieve.passes(gossiped(10), NOW + GOSSIP_REFILL_MS)
-
-
-def test_replays_do_not_use_up_an_authors_allowance():
-    sieve = Sieve(ME, "test")
-    assert sieve.passes(gossiped(1), NOW)
-    assert not any(sieve.passes(gossiped(1), NOW) for _ in range(2 * GOSSIP_BURST))
-    assert sieve.passes(gossiped(2), NOW)
-
-
-def test_a_neighbour_that_asks_too_often_is_answered_at_the_rate_allowed(space):
-    ours = membership_of(ME, space, [ALICE])
-    assert sum(bool(ours.on_digest(BOB.peer, Digest((), pull=False), NOW + i)) for i in range(100)) == EXCHANGE_BURST
-    assert ours.on_digest(CAROL.peer, Digest((), pull=False), NOW + 100)
-    assert ours.on_digest(BOB.peer, Digest((), pull=False), NOW + 100 + EXCHANGE_REFILL_MS)
+def test_a_table_of_faults_is_bounded_as_all_tables_are(directory):
+    for number in range(PEERS_MAX + 5):
+        directory.blame(SimKeys(number).peer, START_MS)
+        directory.ban(SimKeys(number).peer)
+    assert len(directory._faults) == len(directory._banned) == PEERS_MAX
+    table = dict.fromkeys("abc", 0)
+    bound(table, 2)
+    assert table == {"b": 0, "c": 0}

@@ -31,7 +31,7 @@ from p2pagent.routing.prototypes import Space
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import PeerId
 from tests.scenario import START_MS, make_advert, make_ask
-from tests.strangers import ALICE, BOB, ME, make_call, make_final, make_peer, make_record, receive, sent
+from tests.strangers import ALICE, BOB, ME, make_call, make_delta, make_final, make_peer, receive, sent
 
 SUBJECT = 1
 PRICE = 7
@@ -191,7 +191,7 @@ def test_one_peer_keeps_the_ledger_busy_only_so_far(desk: Desk, space: Space) ->
 
 def test_no_question_goes_to_a_seller_that_leaves_a_dispute_open(space: Space) -> None:
     peer = make_peer(space, make_advert("agent", {0: 0.95}))
-    receive(peer, ALICE, make_record(ALICE, space, make_advert("agent", {SUBJECT: 0.95})))
+    receive(peer, ALICE, make_delta(ALICE, space, make_advert("agent", {SUBJECT: 0.95})))
     ident, refund = refunded(space)
     dispute = Dispute(ident, "wrong")
     assert sent(peer.handle(Disputed(ALICE.peer, dispute), START_MS), ALICE) == [dispute]
@@ -207,9 +207,9 @@ def test_a_refund_is_sent_again_at_the_exchange_and_a_forged_one_is_blamed(space
     ident, refund = refunded(space, seller=ME, buyer=ALICE)
     peer.handle(PeerUp(ALICE.peer), START_MS)
     assert sent(peer.handle(RefundPosted(refund, "new"), START_MS), ALICE) == [refund]
-    assert refund in sent(peer.handle(TimerFired(Timer("exchange")), START_MS), ALICE)
+    assert refund in sent(peer.handle(TimerFired(Timer("remind")), START_MS), ALICE)
     assert receive(peer, ALICE, Settled(ident)) == [RefundAcknowledged(ident)]
-    assert refund not in sent(peer.handle(TimerFired(Timer("exchange")), START_MS), ALICE)
+    assert refund not in sent(peer.handle(TimerFired(Timer("remind")), START_MS), ALICE)
     (blame,) = receive(peer, BOB, refund)
     assert isinstance(blame, Blame)
 

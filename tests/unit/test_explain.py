@@ -68,11 +68,25 @@ def test_nothing_is_owed_for_the_own_agent() -> None:
     assert "nothing is owed" in price_text(own)
 
 
+def test_candidates_show_what_was_believed_before_they_were_asked() -> None:
+    drawn = msgspec.structs.replace(CANDIDATE, wait_ms=1_250, chance=0.375, outcomes=7)
+    passed = msgspec.structs.replace(drawn, outcome="not called", chance=0.0)
+    own = msgspec.structs.replace(CANDIDATE, wait_ms=0)
+    header, first, second, third, *legend = candidates_text((drawn, passed, own)).splitlines()
+    at = {name: header.index(name) for name in ("judged", "wait", "chance")}
+    assert [[line[where:].split()[0] for where in at.values()] for line in (first, second, third)] == [
+        ["7", "1250", "0.38"],
+        ["7", "1250", "0.00"],
+        ["0", "0", "-"],
+    ]
+    assert legend[0].startswith("2 of 3 were asked.")
+
+
 def test_candidates_show_slot_prices_and_reasons() -> None:
     refused = msgspec.structs.replace(
         CANDIDATE, outcome="refused", reason="busy", slot_price_microcredits=None, price_cap_microcredits=None
     )
-    header, awarded, other = candidates_text((CANDIDATE, refused)).splitlines()
+    header, awarded, other, *_ = candidates_text((CANDIDATE, refused)).splitlines()
     at = header.index("slot")
     assert awarded[at:].split()[0] == "0.000000"
     assert other[at:].split()[0] == "-"

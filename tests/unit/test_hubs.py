@@ -2,13 +2,14 @@
 
 from collections import Counter
 from io import BytesIO
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from p2pagent.routing.hubs import HASH_BITS_MAX, HUB_AGENTS_MAX, Hub, Hubs, draw, home
+from p2pagent.routing.hubs import HASH_BITS_MAX, HUB_AGENTS_MAX, ROOT, Hub, Hubs, above, depth, draw, home, hubs_of
 from p2pagent.routing.prototypes import Vector
-from p2pagent.routing.space import prototypes_file
+from p2pagent.routing.space import load_space, prototypes_file
 from p2pagent.types import AgentRef, PeerId
 
 
@@ -158,3 +159,73 @@ def test_hashes_never_change(hubs: Hubs) -> None:
     assert halves == [True, True, True, True, True, True, True, False]
     homes = dict.fromkeys(agents(HUB_AGENTS_MAX + 8), 11)
     assert [hubs.hub_of(11, BUYER, epoch, homes).name[-1] for epoch in range(8)] == list("00011001")
+
+
+# --- paths: where an agent is at each depth -------------------------------------------------------------------------
+
+
+def test_an_agent_is_in_every_cell_on_its_path_and_in_no_other(hubs: Hubs) -> None:
+    everything = [ROOT]
+    for name in everything:
+        for half in (name + "0", name + "1", name + ".0", name + ".1"):
+            everything += [half] if hubs.is_name(half) and half.partition(".")[2].count("1") < 2 else []
+    for number, agent in enumerate(agents(24)):
+        path = hubs.path(agent, number)
+        for name in everything:
+            assert hubs.contains(name, agent, number) == path.startswith(name)
+
+
+def test_a_path_ends_where_no_halving_is_left(hubs: Hubs) -> None:
+    for number, agent in enumerate(agents(24)):
+        path = hubs.path(agent, number)
+        leaf, _, bits = path.partition(".")
+        assert leaf == hubs.leaf(number)
+        assert len(bits) == HASH_BITS_MAX
+        assert hubs.is_name(path)
+        assert len(path) <= 24
+
+
+def test_leaves_are_the_cells_of_single_prototypes(hubs: Hubs) -> None:
+    leaves = [hubs.leaf(number) for number in range(24)]
+    assert len(set(leaves)) == 24
+    assert not any(one != other and other.startswith(one) for one in leaves for other in leaves)
+    [agent] = agents(1)
+    assert all(hubs.contains(leaf, agent, p) == (p == number) for number, leaf in enumerate(leaves) for p in range(24))
+
+
+def test_above_goes_down_the_path_one_halving_at_a_time(hubs: Hubs) -> None:
+    [agent] = agents(1)
+    for number in range(24):
+        path = hubs.path(agent, number)
+        names = [above(path, deep) for deep in range(depth(path) + 1)]
+        assert names[0] == ROOT
+        assert names[-1] == path
+        assert all(hubs.is_name(name) for name in names)
+        assert [depth(name) for name in names] == list(range(len(names)))
+        assert all(lower.startswith(upper) for upper, lower in pairwise(names))
+        assert above(path, depth(path) + 1) == above(path, 1 << 40) == path
+
+
+@pytest.mark.parametrize(("name", "halvings"), [("/", 0), ("/0", 1), ("/0000", 4), ("/0000.1", 5), ("/0000.01", 6)])
+def test_depth_counts_halvings(name: str, halvings: int) -> None:
+    assert depth(name) == halvings
+
+
+@pytest.mark.parametrize(("deep", "name"), [(0, "/"), (3, "/010"), (4, "/0101"), (5, "/0101.1"), (6, "/0101.10")])
+def test_above_of_a_path(deep: int, name: str) -> None:
+    assert above("/0101.10", deep) == name
+
+
+def test_one_prototype_has_paths_too() -> None:
+    lone = Hubs(np.ones((1, 4), dtype=np.float32))
+    [agent] = agents(1)
+    path = lone.path(agent, 0)
+    assert path.startswith("/.")
+    assert [above(path, deep) for deep in (0, 1, 2)] == [ROOT, path[:3], path[:4]]
+    assert depth(path) == HASH_BITS_MAX
+
+
+def test_one_space_has_one_tree() -> None:
+    space = load_space("hashing")
+    assert hubs_of(space) is hubs_of(space)
+    assert hubs_of(space).leaf(0) == Hubs(space.prototypes).leaf(0)

@@ -42,7 +42,7 @@ from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef, Usage
 from tests.clearings import EPOCH, HUB, Clearing, Query, clear_book, make_bid, make_book, make_commit, make_offer
 from tests.scenario import START_MS, make_advert
-from tests.strangers import ME, make_award, make_call, make_peer, make_record, receive, sent
+from tests.strangers import ME, make_award, make_call, make_delta, make_peer, receive, sent
 
 STRANGERS = tuple(SimKeys(index) for index in range(1, 7))
 SLOT = AgentRef(ME.peer, "agent")
@@ -58,7 +58,7 @@ class Stand:
         (self.home, *_) = make_peer(space).hub.cast.hubs._cells[HUB]
         self.peer: Peer = make_peer(space, make_advert("agent", {self.home: 0.95}, slots))
         for keys in STRANGERS:
-            receive(self.peer, keys, make_record(keys, space, make_advert("agent", {self.home: 0.9})))
+            receive(self.peer, keys, make_delta(keys, space, make_advert("agent", {self.home: 0.9})))
         drawn = self.peer.hub.cast.auctioneers(HUB, EPOCH, START_MS)
         self.drawn = [keys for keys in STRANGERS if keys.peer in drawn]
         self.others = [keys for keys in STRANGERS if keys.peer not in drawn]

@@ -4,7 +4,8 @@ import pytest
 
 from p2pagent.peer.choice import Option, worth_at
 from p2pagent.peer.messages import Quote
-from p2pagent.peer.query import Conversation, Query, explained, why
+from p2pagent.peer.query import Conversation, Query
+from p2pagent.peer.telling import explained, why
 from p2pagent.peer.wire import parsed
 from p2pagent.routing.prototypes import Relevance, Space
 from p2pagent.routing.scoring import Score

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from p2pagent.market.clearing import assign
-from p2pagent.peer.buyer import GATHER_MS
+from p2pagent.peer.calling import GATHER_MS
 from p2pagent.peer.choice import Option
 from p2pagent.peer.events import CancelAsk, Effect, Generate, PeerDown, Send, SetTimer, Tell, Timer, TimerFired
 from p2pagent.peer.messages import Award, Call, Fail, Quote, Refuse, Release
@@ -17,12 +17,25 @@ from p2pagent.peer.query import Conversation, Query
 from p2pagent.peer.rounds import Decision, Place, decide
 from p2pagent.peer.terms import QUOTES_MS
 from p2pagent.peer.wire import parsed
+from p2pagent.routing import exploration, game
 from p2pagent.routing.prototypes import Relevance, Space
 from p2pagent.routing.scoring import Score
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef, PeerId
 from tests.scenario import START_MS, make_advert, make_ask
-from tests.strangers import ALICE, BOB, CAROL, ME, make_call, make_peer, make_quote, make_record, receive, sent
+from tests.strangers import (
+    ALICE,
+    BOB,
+    CAROL,
+    ME,
+    make_call,
+    make_delta,
+    make_peer,
+    make_quote,
+    receive,
+    sent,
+    three_best,
+)
 
 SUBJECT = 1
 DAVE = SimKeys(4)
@@ -144,7 +157,7 @@ class Market:
         self.awards: dict[str, SimKeys] = {}
         self.timers: list[tuple[int, Timer]] = []
         for keys, skill in skills.items():
-            self.get(keys, make_record(keys, space, make_advert("agent", {SUBJECT: skill})))
+            self.get(keys, make_delta(keys, space, make_advert("agent", {SUBJECT: skill})))
 
     def take(self, effects: list[Effect], asked: str = "") -> list[Effect]:
         self.timers += [(e.at_ms - START_MS, e.timer) for e in effects if isinstance(e, SetTimer)]
@@ -177,6 +190,12 @@ class Market:
     @property
     def gatherings(self) -> list[int]:
         return [at_ms for at_ms, timer in self.timers if timer.kind == "clear"]
+
+
+@pytest.fixture(autouse=True)
+def _three_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(game, "choose", three_best)
+    monkeypatch.setattr(exploration, "TRIAL_SHARE", 0)
 
 
 @pytest.fixture
@@ -336,8 +355,7 @@ def test_late_quotes_of_one_query_do_not_hold_up_the_gathering(space: Space, sha
     market.quote("q0", ALICE)
     market.quote("q1", BOB)
     assert market.gatherings == []
-    for at_ms, timer in [entry for entry in market.timers if entry[1].kind == "quotes"]:
-        assert at_ms == QUOTES_MS
+    for at_ms, timer in [entry for entry in market.timers if entry[1].kind == "quotes" and entry[0] == QUOTES_MS]:
         market.take(market.peer.handle(TimerFired(timer), START_MS + at_ms))
     assert market.awards == {"q0": ALICE, "q1": BOB}
     assert [rows for rows, _ in shapes] == [2]

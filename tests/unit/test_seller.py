@@ -26,6 +26,7 @@ from p2pagent.peer.messages import (
     Chunk,
     Fail,
     Final,
+    Load,
     Quote,
     Receipt,
     Refuse,
@@ -36,7 +37,7 @@ from p2pagent.peer.messages import (
 )
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.seller import SALES_MAX, SALES_PER_BUYER_MAX, SellerStatistics
-from p2pagent.peer.stall import QUEUE_PER_SLOT_MAX
+from p2pagent.peer.stall import QUEUE_PER_SLOT_MAX, OwnLoad
 from p2pagent.peer.terms import QUOTE_MS
 from p2pagent.peer.wire import SIGNED_DOMAINS, opened, receipt_id
 from p2pagent.routing.prototypes import Space
@@ -94,6 +95,35 @@ def expire(peer: Peer, effects: list[Effect], after_ms: int = QUOTE_MS) -> list[
 
 def statistics(peer: Peer) -> SellerStatistics:
     return peer.seller.statistics()
+
+
+def test_who_can_wait_no_longer_than_the_line_is_refused_at_once(peer: Peer, space: Space) -> None:
+    for number in (1, 2):
+        receive(peer, BOB, make_call(space, number))
+        awarded(peer, number, BOB)
+    wait_ms = quoted(peer, space, 3).ttft_ms
+    assert wait_ms > 0
+    assert quoted(peer, space, 4, deadline_ms=wait_ms).free_slots == 0
+    assert refused(peer, make_call(space, 5, deadline_ms=wait_ms - 1)) == "busy"
+    (own,) = sent(peer.seller.on_call(ME.peer, make_call(space, 6, deadline_ms=0), START_MS))
+    assert isinstance(own, SignedQuote)
+
+
+def test_what_the_owner_meets_at_its_own_agent_is_known_exactly(peer: Peer, space: Space) -> None:
+    def load() -> OwnLoad:
+        return peer.seller.own_load("agent", 20)
+
+    idle = load()
+    assert (idle.wait_ms, idle.load) == (0, Load(0, 0, 0, 0, 0))
+    assert idle.answer_ms > 0
+    for number in range(5):  # two at work, three strangers in line, whom the owner's questions overtake
+        receive(peer, BOB, make_call(space, number))
+        awarded(peer, number, BOB)
+    assert statistics(peer).waiting == 3
+    assert (load().wait_ms, load().load) == (idle.answer_ms // 2, Load(2, 3, 5, 0, 0))
+    peer.seller.on_call(ME.peer, make_call(space, 7), START_MS)
+    peer.seller.on_award(ME.peer, make_award(7), START_MS)
+    assert load().wait_ms == idle.answer_ms
 
 
 def test_a_sale_from_call_to_receipt(peer: Peer, space: Space) -> None:

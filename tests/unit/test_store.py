@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from p2pagent.archive import read_book, read_receipts
 from p2pagent.books import Turnover
 from p2pagent.database import _MIGRATIONS
 from p2pagent.errors import Exit, LocalError, RemoteError
@@ -27,8 +28,6 @@ from p2pagent.store import (
     RECORDS_MAX,
     Store,
     open_store,
-    read_book,
-    read_receipts,
 )
 
 ME, OTHER = Ed25519Keys(b"\1" * 32), Ed25519Keys(b"\2" * 32)

@@ -6,11 +6,12 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from p2pagent.archive import read_book
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import Book, SignedReceipt, movements, receipt_in, refund_in
 from p2pagent.peer.disputes import make_refund
 from p2pagent.peer.wire import encode
-from p2pagent.store import open_store, read_book
+from p2pagent.store import open_store
 from p2pagent.verification import compare, verify
 from tests.booked import BACK, BOUGHT, DEALS, GIVEN, ME, OTHER, PRICE, SOLD, THIRD, keep, settled, tamper
 

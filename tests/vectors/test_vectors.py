@@ -12,27 +12,30 @@ from p2pagent.config import Preferences
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Ed25519Keys
 from p2pagent.market import pricing
-from p2pagent.net.events import GOSSIP_BYTES_MAX
 from p2pagent.net.frames import FrameSplitter, encode_frame
 from p2pagent.peer import (
     auctioneer,
-    buyer,
-    choice,
+    awards,
+    calling,
+    cells,
     contests,
+    detector,
     directory,
     epochs,
+    herald,
     hub,
     hub_messages,
     membership,
     offers,
     query,
+    rumours,
     seller,
     sheets,
     stall,
     terms,
 )
 from p2pagent.peer.hub_messages import Bid, Gain, Grant, Lot, Statement, Want
-from p2pagent.peer.messages import RECORD_BYTES_MAX, AgentAdvert
+from p2pagent.peer.messages import RECORD_BYTES_MAX, AgentAdvert, Known, Load, News
 from p2pagent.peer.proofs import verdict
 from p2pagent.peer.wire import (
     FRAME_BYTES_MAX,
@@ -48,7 +51,7 @@ from p2pagent.peer.wire import (
     parsed,
     sealed,
 )
-from p2pagent.routing import hubs
+from p2pagent.routing import game, hubs, service
 from p2pagent.routing.prototypes import SAME_PROMPT_COSINE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,7 +157,9 @@ def test_every_message_and_every_signed_body_has_a_vector():
 @pytest.mark.parametrize(("page", "protocol"), PROTOCOLS.items())
 def test_the_page_names_every_message_and_field(page, protocol):
     text = (ROOT / "protocols" / f"{page}.md").read_text("utf-8")
-    inside = {GOSSIP_PROTOCOL: [AgentAdvert], HUB_PROTOCOL: [Lot, Want, Gain, Grant, Statement]}.get(protocol, [])
+    inside = {GOSSIP_PROTOCOL: [AgentAdvert, Known, Load, News], HUB_PROTOCOL: [Lot, Want, Gain, Grant, Statement]}.get(
+        protocol, []
+    )
     for kind in [*PROTOCOL_MESSAGES[protocol].__args__, *PROTOCOL_BODIES[protocol], *inside]:
         assert kind.__struct_config__.tag is None or f"`{kind.__struct_config__.tag}`" in text
         assert [name for name in kind.__struct_fields__ if f"`{name}`" not in text] == []
@@ -164,35 +169,41 @@ def test_the_page_names_every_message_and_field(page, protocol):
     ("page", "text"),
     [
         ("README", f"{FRAME_BYTES_MAX:,} bytes of payload"),
-        ("README", f"{GOSSIP_BYTES_MAX:,} bytes"),
         ("query", f"quotes are waited for | {terms.QUOTES_MS:,} ms"),
         ("query", f"holds | {terms.QUOTE_MS:,} ms (a buyer accepts up to {terms.QUOTE_MS_MAX:,})"),
-        ("query", f"next sign | {buyer.PROGRESS_MS:,} ms"),
-        ("query", f"{choice.CALLS}; {buyer.ROUNDS_MAX} |"),
+        ("query", f"next sign | {awards.PROGRESS_MS:,} ms"),
+        ("query", f"{game.PROBES_MAX} at most; {calling.ROUNDS_MAX} |"),
+        ("query", f"{calling.LATE_MS} ms, or as long again"),
+        ("query", f"{service.WAIT_MS_MAX:,} is for ever"),
         ("query", f"{seller.SALES_MAX:,} sales in all, {seller.SALES_PER_BUYER_MAX} with this buyer"),
         ("query", f"{stall.QUEUE_PER_SLOT_MAX} waiting per slot"),
-        ("query", f"wait for each other | {buyer.GATHER_MS} ms"),
+        ("query", f"wait for each other | {calling.GATHER_MS} ms"),
         ("query", f"A peer with {directory.FAULTS_MAX} faults is shunned"),
         ("query", f"more than {seller.PROMPT_BYTES_PER_TOKEN_MAX} bytes per called token"),
         ("query", f"more than {query.ANSWER_BYTES_PER_TOKEN_MAX} bytes per token"),
-        (
-            "gossip",
-            f"{membership.EXCHANGE_BURST} at once, one more every {membership.EXCHANGE_REFILL_MS // 1000} s",
-        ),
         ("query", f"a cosine of {SAME_PROMPT_COSINE} "),
         ("query", f"allowance | {Preferences().newcomer_credit_microcredits:,} microcredits"),
         ("gossip", f"bin ≤ {RECORD_BYTES_MAX:,} "),
-        ("gossip", f"within {membership.RECORD_BODY_BYTES_MAX:,} bytes"),
-        ("gossip", f"| {membership.RECORD_MS // 1000} s; {membership.LEASE_MS // 1000} s:"),
-        ("gossip", f"every {membership.EXCHANGE_MS // 1000} s, with one neighbour"),
+        ("gossip", f"within {herald.RECORD_BODY_BYTES_MAX:,} bytes"),
+        ("gossip", f"every {herald.BEAT_MS_PER_MEMBER} ms per member"),
+        ("gossip", f"than every {herald.BEAT_MS_MIN // 1000} s nor more rarely than"),
+        ("gossip", f"every {herald.BEAT_MS_MAX // 1000} s, so that"),
+        ("gossip", f"lease | {herald.LEASE_MS // 1000} s:"),
+        ("gossip", f"every {membership.LOOK_MS // 1000} s, and at new connections"),
+        ("gossip", f"{membership.REQUEST_BURST} at once, one more every {membership.REQUEST_REFILL_MS // 1000} s"),
+        ("gossip", f"{membership.ACCUSE_BURST} at once, one more every {membership.ACCUSE_REFILL_MS // 1000} s"),
+        ("gossip", f"widened again for | {membership.WIDEN_MS // 1000} s"),
+        ("gossip", f"turn; answer | {detector.TICK_MS:,} ms; {detector.ACK_MS} ms"),
+        ("gossip", f"asks {detector.RELAYS} others"),
+        ("gossip", f"up to {detector.HEALTH_MAX + 1} times as long"),
+        ("gossip", f"{detector.SUSPICION_MAX_MULTIPLE} * {detector.SUSPICION_MULTIPLE} * log10(members)"),
+        ("gossip", f"ordinary ones {rumours.TELLINGS} times"),
+        ("gossip", f"{rumours.TELLINGS_PER_DOUBLING} times per doubling"),
+        ("gossip", f"more than {cells.FOLLOWED_MAX} members"),
+        ("gossip", f"{cells.LONELY} it looks"),
         ("gossip", f"skew tolerated | {directory.CLOCK_SKEW_MS // 1000} s"),
         ("gossip", f"cut to {directory.LEASE_MS_MAX // 1000} s"),
-        ("gossip", f"records held | {directory.PEERS_MAX:,}"),
-        ("gossip", f"in a delta | {directory.DELTA_RECORDS_MAX}"),
-        (
-            "gossip",
-            f"than {membership.GOSSIP_BURST} at once and one more every {membership.GOSSIP_REFILL_MS // 1000} s",
-        ),
+        ("gossip", f"peers held | {directory.PEERS_MAX:,}"),
         ("hub", f"floor(unix ms / {epochs.EPOCH_MS:,})"),
         ("hub", f"{epochs.EPOCH_MS:,} ms; {epochs.EPOCH_SKEW} epochs"),
         ("hub", f"at {epochs.GATHER_MS} ms if all have answered, at {epochs.BOOK_MS} ms in any case"),

@@ -1,26 +1,21 @@
 // A stock js-libp2p node driven by a Python integration test: it proves that
 // what our agents speak is libp2p and not a dialect of one Python library.
 //
-//   node peer.mjs --dial MULTIADDR/p2p/PEER --topic TOPIC --protocol /p2pagent/query/1 [--echo]
+//   node peer.mjs --dial MULTIADDR/p2p/PEER
 //
 // stdout, one JSON object a line:
 //   {"event":"listening","peer":..,"addrs":[..]}        first line
 //   {"event":"connected","peer":..,"agent":..,"protocols":[..]}  after identify
 //   {"event":"ping","ms":..}
-//   {"event":"subscribed"}                              we asked for the topic
-//   {"event":"mesh","peer":..}                          grafted: gossip can flow
-//   {"event":"record","from":..,"hex":..}               one gossip message
-//   {"event":"published","recipients":N}
 //   {"event":"frame","stream":N,"hex":..}               one frame on stream N
 //   {"event":"closed","stream":N,"reason":..}           end of stream N
-//   {"event":"inbound","hex":..}                        --echo only
 //   {"event":"disconnected","peer":..}
 //   {"event":"error","message":..}                      a command failed; we live on
 // stdin, one JSON object a line:
-//   {"open":true,"frames":["<hex>",..]}  new stream N (1, 2, ..), the old one is closed
+//   {"open":"/p2pagent/query/1","frames":["<hex>",..]}  new stream N (1, 2, ..), the old one is closed
 //   {"frames":["<hex>",..]}              more frames on the open stream
 //   {"end":true}                         half-close it (may ride with the two above)
-//   {"publish":"<hex>"} {"ping":true} {"quit":true}
+//   {"ping":true} {"quit":true}
 // Exit status: 0 asked to go or stdin closed, 1 could not join, 2 bad input.
 import { parseArgs } from 'node:util'
 
@@ -32,9 +27,9 @@ Promise.withResolvers ??= function () {
   const promise = new this((ok, fail) => { resolve = ok; reject = fail })
   return { promise, resolve, reject }
 }
-const [{ createLibp2p }, { tcp }, { noise }, { yamux }, { identify, identifyPush }, { ping }, { gossipsub }, { lpStream }, { multiaddr }] =
+const [{ createLibp2p }, { tcp }, { noise }, { yamux }, { identify, identifyPush }, { ping }, { lpStream }, { multiaddr }] =
   await Promise.all(['libp2p', '@libp2p/tcp', '@libp2p/noise', '@libp2p/yamux', '@libp2p/identify',
-    '@libp2p/ping', '@libp2p/gossipsub', '@libp2p/utils', '@multiformats/multiaddr'].map(name => import(name)))
+    '@libp2p/ping', '@libp2p/utils', '@multiformats/multiaddr'].map(name => import(name)))
 
 const MAX_FRAME = 1 << 20 // what the Python side accepts, too
 const MAX_WAITING = 8 << 20 // commands not yet carried out: three full frames in hex
@@ -42,14 +37,11 @@ const LIFETIME_MS = 10 * 60_000 // no test is longer; a leaked node ends itself
 
 const { values: args } = parseArgs({
   options: {
-    dial: { type: 'string' },
-    topic: { type: 'string' },
-    protocol: { type: 'string' },
-    echo: { type: 'boolean', default: false }
+    dial: { type: 'string' }
   }
 })
-if (args.dial == null || args.topic == null || args.protocol == null) {
-  console.error('need --dial, --topic and --protocol')
+if (args.dial == null) {
+  console.error('need --dial')
   process.exit(2)
 }
 
@@ -78,17 +70,9 @@ const node = await createLibp2p({
   services: {
     identify: identify(),
     identifyPush: identifyPush(),
-    ping: ping(),
-    // It offers 1.2, 1.1 and 1.0; Python picks 1.1. Signing is on by default.
-    pubsub: gossipsub({
-      maxInboundDataLength: MAX_FRAME,
-      maxOutboundBufferSize: 4 * MAX_FRAME,
-      // More than ten peers on one address are punished; here all are 127.0.0.1.
-      scoreParams: { IPColocationFactorWeight: 0 }
-    })
+    ping: ping()
   }
 })
-const { pubsub } = node.services
 const quit = () => {
   // A clean goodbye if it is quick; the exit does not depend on it.
   setTimeout(() => process.exit(0), 1000)
@@ -124,7 +108,7 @@ async function run (command) {
   const signal = AbortSignal.timeout(30_000)
   if (command.open) {
     stream?.close().catch(() => {})
-    stream = await node.dialProtocol(target, args.protocol, { signal })
+    stream = await node.dialProtocol(target, command.open, { signal })
     // Unsigned-varint length, then the bytes, both ways.
     framed = lpStream(stream, { maxDataLength: MAX_FRAME })
     readFrames(framed, ++opened)
@@ -132,10 +116,6 @@ async function run (command) {
   for (const frame of command.frames ?? []) await framed.write(unhex(frame), { signal })
   if (command.end) await stream.close({ signal })
   if (command.ping) say('ping', { ms: await node.services.ping.ping(target, { signal }) })
-  if (command.publish != null) {
-    const { recipients } = await pubsub.publish(args.topic, unhex(command.publish))
-    say('published', { recipients: recipients.length })
-  }
 }
 
 async function readFrames (frames, id) {
@@ -146,31 +126,12 @@ async function readFrames (frames, id) {
   }
 }
 
-if (args.echo) {
-  await node.handle(args.protocol, async stream => {
-    const frames = lpStream(stream, { maxDataLength: MAX_FRAME })
-    try {
-      for (;;) {
-        const frame = await frames.read()
-        say('inbound', { hex: hex(frame) })
-        await frames.write(frame)
-      }
-    } catch {
-      await stream.close().catch(err => stream.abort(err))
-    }
-  })
-}
-
 const target = multiaddr(args.dial)
 const identified = Promise.withResolvers()
 node.addEventListener('peer:identify', ({ detail }) => {
   if (args.dial.endsWith(`/p2p/${detail.peerId}`)) identified.resolve(detail)
 })
 node.addEventListener('peer:disconnect', ({ detail }) => say('disconnected', { peer: String(detail) }))
-pubsub.addEventListener('gossipsub:graft', ({ detail }) => say('mesh', { peer: detail.peerId }))
-pubsub.addEventListener('message', ({ detail }) => {
-  if (detail.topic === args.topic) say('record', { from: String(detail.from), hex: hex(detail.data) })
-})
 
 try {
   say('listening', { peer: String(node.peerId), addrs: node.getMultiaddrs().map(String) })
@@ -180,8 +141,6 @@ try {
   clearTimeout(timer)
   say('connected', { peer: String(peerId), agent: agentVersion, protocols })
   say('ping', { ms: await node.services.ping.ping(target, { signal: AbortSignal.timeout(30_000) }) })
-  pubsub.subscribe(args.topic)
-  say('subscribed')
   ready()
 } catch (err) {
   fail(err)

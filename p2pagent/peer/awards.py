@@ -1,0 +1,132 @@
+"""From an award to a countersigned receipt: pieces, the end of the answer, and who takes over where there is none.
+
+Rule 1: the prompt leaves this device only in an award.
+Rule 2: nothing is owed but by a receipt that follows from the signed quote and matches the answer received.
+Rule 3: who was awarded and did not deliver has given a bad answer, unless what failed was not its doing.
+"""
+
+from p2pagent.errors import RemoteError
+from p2pagent.keys import Keys
+from p2pagent.peer.debts import Debts
+from p2pagent.peer.events import Blame, Effect, Rating, Remember, Restarted, Send, SetTimer, Tell, Text, Timer
+from p2pagent.peer.memory import Memory
+from p2pagent.peer.messages import Award, Chunk, Final, Release
+from p2pagent.peer.outcomes import judged
+from p2pagent.peer.query import LOST_PIECE, Conversation, Query
+from p2pagent.peer.scout import Scout
+from p2pagent.peer.table import Table
+from p2pagent.peer.telling import answered
+from p2pagent.peer.terms import check_final, make_award
+
+PROGRESS_MS = 10_000
+"""An awarded agent that says nothing for this long, beyond what it predicted, has failed."""
+
+OWN_PROGRESS_MS = 120_000
+"""The own engine is given longer: it says by itself when it fails, and it may be loading a model."""
+
+PREDICTED_MS_MAX = 120_000
+"""A prediction is believed up to here, lest a seller keeps a query for ever by promising its first token in a month."""
+
+
+class Awards:
+    """The awarded conversations of a `Table`. A query that nobody is left to take over is "lost" until called anew."""
+
+    def __init__(self, keys: Keys, space: str, table: Table, scout: Scout, debts: Debts, memory: Memory) -> None:
+        self._keys = keys
+        self._space = space
+        self._table = table
+        self._scout = scout
+        self._debts = debts
+        self._memory = memory
+
+    def send(self, query: Query, conversation: Conversation, now_ms: int) -> list[Effect]:
+        """Award the query to who has quoted for it."""
+        award, timer = self.award(query, conversation, now_ms)
+        return [Send(conversation.option.agent.peer, award), timer]
+
+    def award(self, query: Query, conversation: Conversation, now_ms: int) -> tuple[Award, Effect]:
+        """What tells the seller that it has won, and the timer that looks after it."""
+        assert conversation.quote is not None
+        query.state, conversation.state, conversation.awarded_ms = "awarded", "awarded", now_ms
+        patience_ms = self._patience_ms(conversation) + 2 * min(conversation.quote.ttft_ms, PREDICTED_MS_MAX)
+        timer = SetTimer(now_ms + patience_ms, Timer("progress", conversation.ident, 0))
+        return make_award(query.ask, conversation.ident), timer
+
+    def on_chunk(self, conversation: Conversation, chunk: Chunk, now_ms: int) -> list[Effect]:
+        """The next piece; the first one lets the runner-up go."""
+        query, seller = self._table.query_of(conversation), conversation.option.agent.peer
+        wrong = query.fault_of(chunk)
+        if wrong is not None:
+            lost = wrong == LOST_PIECE
+            blame = [] if lost else [Blame(seller, wrong)]
+            return [*blame, *self.fail(conversation, wrong, now_ms, bad=not lost)]
+        effects: list[Effect] = [Tell(query.ask.query, Text(chunk.text))]
+        if not query.pieces:
+            query.first_ms = now_ms
+            effects += self._table.release(query, but=conversation)
+        query.take(chunk)
+        return effects
+
+    def on_final(self, conversation: Conversation, final: Final, now_ms: int) -> list[Effect]:
+        """Check the receipt against quote and answer; book it and answer the user, or fail the agent over."""
+        query, seller = self._table.query_of(conversation), conversation.option.agent.peer
+        text = "".join(query.pieces)
+        try:
+            assert conversation.quote is not None
+            receipt = check_final(final, conversation.call, conversation.quote, text, seller, self._keys)
+        except RemoteError as error:
+            return [Blame(seller, str(error)), *self.fail(conversation, str(error), now_ms, bad=True)]
+        del self._table.queries[query.ask.query]
+        effects = list(self._table.release(query, but=conversation))
+        self._table.close(conversation)
+        good = judged(text, query.ask.expect)
+        rating = None if good is None else Rating(good, now_ms)
+        delivery = query.delivery(conversation, self._space)
+        if rating is not None:
+            effects += self._memory.judge(delivery, rating)
+        ident = b""
+        if seller != self._keys.peer:
+            ident, book = self._debts.countersign(seller, final, receipt.price_microcredits)
+            effects += [book, Remember(ident, delivery, rating)]
+        answer = answered(query, conversation, receipt, final, ident, good, self._keys.peer, now_ms)
+        return [*effects, Tell(query.ask.query, answer)]
+
+    def on_progress_timer(self, conversation: Conversation, pieces_then: int, now_ms: int) -> list[Effect]:
+        """An awarded agent is looked after: it must have sent more than `pieces_then` pieces."""
+        pieces = len(self._table.query_of(conversation).pieces)
+        if pieces > pieces_then:
+            timer = Timer("progress", conversation.ident, pieces)
+            return [SetTimer(now_ms + self._patience_ms(conversation), timer)]
+        return self.fail(conversation, "fell silent", now_ms, bad=True)
+
+    def fail(self, conversation: Conversation, reason: str, now_ms: int, *, bad: bool) -> list[Effect]:
+        """The awarded agent is out, and the next one takes over. `bad`: what it did is no good answer."""
+        query, agent = self._table.query_of(conversation), conversation.option.agent
+        self._table.drop(conversation, "failed", reason)
+        query.failed.add(agent)
+        effects: list[Effect] = [Send(agent.peer, Release(conversation.ident))]
+        if bad and agent.peer != self._keys.peer:
+            effects += self._memory.judge(query.delivery(conversation, self._space), Rating(False, now_ms))
+        if query.pieces and query.ask.policy.raw:
+            return [*effects, *self._table.unanswered(query, f"the agent {reason} in mid-answer", partial=True)]
+        if query.pieces:
+            effects.append(Tell(query.ask.query, Restarted(agent, reason)))
+            query.pieces.clear()
+            query.answer_bytes = 0
+        query.restarts += 1
+        query.first_ms = 0
+        runner_up, query.runner_up = query.runner_up, None
+        if runner_up is not None and self._still_best(query, runner_up, now_ms):
+            return [*effects, *self.send(query, runner_up, now_ms)]
+        query.state = "lost"
+        return [*effects, *self._table.release(query)]
+
+    def _still_best(self, query: Query, runner_up: Conversation, now_ms: int) -> bool:
+        """Whether a quote still holds, and whoever was not asked is believed to be worth no more."""
+        if runner_up.state != "quoted" or runner_up.expires_ms <= now_ms:
+            return False
+        other = self._scout.best_left(query, self._table.bound(now_ms), now_ms)
+        return other is None or other <= runner_up.worth(query.ask)
+
+    def _patience_ms(self, conversation: Conversation) -> int:
+        return PROGRESS_MS if conversation.option.agent.peer != self._keys.peer else OWN_PROGRESS_MS

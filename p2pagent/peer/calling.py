@@ -1,0 +1,172 @@
+"""A round of a query: calls for quotes, the wait for them, and the clearing of all queries that have theirs."""
+
+from random import Random
+
+from p2pagent.keys import Keys
+from p2pagent.peer.awards import Awards
+from p2pagent.peer.choice import utility
+from p2pagent.peer.contests import CONTESTS_MAX, contest, granted, is_contested
+from p2pagent.peer.events import Cleared, Effect, Send, SetTimer, Timer
+from p2pagent.peer.hub_messages import Claim
+from p2pagent.peer.messages import Release
+from p2pagent.peer.query import Conversation, Query
+from p2pagent.peer.scout import Scout
+from p2pagent.peer.sheets import Sheets
+from p2pagent.peer.table import Table
+from p2pagent.peer.terms import QUOTES_MS, make_call
+from p2pagent.peer.together import decide_together
+from p2pagent.routing.service import WAIT_MS_MAX
+
+GATHER_MS = 30
+"""How long a query that has its quotes waits for this owner's others, to be cleared together with them."""
+
+LATE_MS = 250
+"""How much later than the first of them a stranger's quote of a round may come, or as long again as that took."""
+
+ROUNDS_MAX = 6
+
+
+class Calling:
+    """The rounds of all queries on a `Table`."""
+
+    def __init__(
+        self, keys: Keys, space: str, table: Table, scout: Scout, awards: Awards, sheets: Sheets, rng: Random
+    ) -> None:
+        self._me = keys.peer
+        self._space = space
+        self._table = table
+        self._scout = scout
+        self._awards = awards
+        self._sheets = sheets
+        self._rng = rng
+        self._gathering = False
+
+    def call(self, query: Query, now_ms: int) -> list[Effect]:
+        """Start a round: ask the most promising for quotes, but nobody again who has refused or failed."""
+        query.failed.update(c.option.agent for c in query.conversations if c.state in ("refused", "failed"))
+        query.round += 1
+        query.state, query.called_ms = "calling", now_ms
+        query.ranked = self._scout.rank(query, now_ms)
+        chosen = self._scout.to_call(query, self._table.bound(now_ms), now_ms) if query.round <= ROUNDS_MAX else []
+        if not chosen:
+            return self._table.unanswered(query, "no agent is left that could answer")
+        effects: list[Effect] = []
+        for option, deadline_ms in chosen:
+            ident, name = self._rng.randbytes(16), option.agent.name
+            call = make_call(query.ask, query.embedding, self._space, name, ident, deadline_ms)
+            self._table.open(query, Conversation(call, query.ask.query, option))
+            effects.append(Send(option.agent.peer, call))
+        return [*effects, SetTimer(now_ms + QUOTES_MS, Timer("quotes", query.ask.query.encode(), query.round))]
+
+    def on_quoted(self, query: Query, conversation: Conversation, now_ms: int) -> list[Effect]:
+        """A quote that holds has come."""
+        return [*self._hurry(query, conversation, now_ms), *self.settle(query, now_ms)]
+
+    def on_late(self, query: Query, now_ms: int) -> list[Effect]:
+        """The quotes of this round that are not there are not waited for any more."""
+        effects: list[Effect] = []
+        for late in [c for c in query.conversations if c.state == "called"]:
+            reason = "no quote in time" if late.unread is None else "brought no sheet for its price"
+            self._table.drop(late, "failed", reason)
+            if late.unread is not None:
+                effects.append(Send(late.option.agent.peer, Release(late.ident)))  # it may hold a slot for us
+        return [*effects, *self.settle(query, now_ms)]
+
+    def settle(self, query: Query, now_ms: int) -> list[Effect]:
+        """Clear once no quote is awaited any more; without a single one, start another round."""
+        live = self._table.live(query)
+        if query.state != "calling" or any(c.state == "called" for c in live):
+            return []
+        if not any(c.state == "quoted" for c in live):
+            return self.call(query, now_ms)
+        query.state = "clearing"
+        return self._gather(now_ms)
+
+    def on_clear_timer(self, now_ms: int) -> list[Effect]:
+        """Queries that have their quotes have waited for others long enough, but for those of their batch."""
+        self._gathering = False
+        effects = self._clear(now_ms)
+        held_back = any(query.state == "clearing" for query in self._table.queries.values())
+        return [*effects, *self._gather(now_ms)] if held_back else effects
+
+    def on_cleared(self, cleared: Cleared, now_ms: int) -> list[Effect]:
+        """A hub has decided: claim what was granted, or go on at posted prices."""
+        query = self._table.queries.get(cleared.query)
+        if query is None or query.state != "bidding":
+            return []
+        query.contests += 1
+        waiting = query.best_quoted()
+        if cleared.again and query.contests < CONTESTS_MAX and waiting is not None:
+            return [contest(query, waiting, self._me)]
+        query.contests, query.denied = CONTESTS_MAX, cleared.reason
+        if cleared.again:  # epochs have passed since its quotes were made
+            return [*self._table.release(query), *self.call(query, now_ms)]
+        option = next((o for o in query.ranked if o.agent == cleared.agent), None)
+        if option is None:
+            query.state = "clearing"
+            return self._gather(now_ms)
+        held = self._sheets.get(cleared.sheet)
+        assert held is not None  # the grant was read from it
+        ident, name = cleared.conversation, option.agent.name
+        call = make_call(query.ask, query.embedding, self._space, name, ident, WAIT_MS_MAX)
+        conversation = granted(query, option, call, cleared, held.view.book.book.epoch, self._me)
+        query.runner_up = query.best_quoted()
+        effects = [e for c in query.quoted() if c is not query.runner_up for e in self._table.let_go(c)]
+        self._table.open(query, conversation)
+        award, timer = self._awards.award(query, conversation, now_ms)
+        return [*effects, Send(option.agent.peer, Claim(cleared.sheet, call, award)), timer]
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _hurry(self, query: Query, quoted: Conversation, now_ms: int) -> list[Effect]:
+        """After a stranger's first quote of a round wait for the others' no longer than as long again.
+
+        Who is believed to be worth that much more is waited for in full, and so are all quotes for a batch.
+        """
+        strangers = [c for c in query.quoted() if c.option.agent.peer != self._me]
+        if strangers != [quoted] or query.ask.batch:
+            return []
+        worth_waiting = quoted.worth(query.ask) + query.ask.policy.delay_microcredits_per_s * QUOTES_MS // 1000
+        missing = [c.option for c in query.conversations if c.state == "called"]
+        if any(o.prospect is not None and utility(o, o.prospect, query.ask) > worth_waiting for o in missing):
+            return []
+        at_ms = now_ms + max(LATE_MS, now_ms - query.called_ms)
+        return [SetTimer(at_ms, Timer("quotes", query.ask.query.encode(), query.round))]
+
+    def _gather(self, now_ms: int) -> list[Effect]:
+        """Clear at once, unless quotes for others of this owner's queries are on their way: wait a bit for those."""
+        if not self._incomplete() and not any(query.state == "calling" for query in self._table.queries.values()):
+            return self._clear(now_ms)
+        if self._gathering:
+            return []
+        self._gathering = True
+        return [SetTimer(now_ms + GATHER_MS, Timer("clear"))]
+
+    def _incomplete(self) -> set[str]:
+        """Batches in which some query's first quotes are still waited for; `QUOTES_MS` after its call they are not."""
+        queries = self._table.queries.values()
+        waiting = (q.ask.batch for q in queries if q.round <= 1 and q.state in ("finding", "calling"))
+        return {batch for batch in waiting if batch}
+
+    def _clear(self, now_ms: int) -> list[Effect]:
+        """Award all queries that have their quotes, and whose batch has them."""
+        effects: list[Effect] = []
+        incomplete = self._incomplete()
+        ready = [q for q in self._table.queries.values() if q.state == "clearing" and q.ask.batch not in incomplete]
+        for query in [q for q in ready if not q.quoted()]:  # all who had quoted went away meanwhile
+            effects += self.call(query, now_ms)
+        awards: list[Effect] = []
+        for query, winner, runner_up, at_once in decide_together([q for q in ready if q.quoted()], self._me):
+            if winner is None:
+                effects += self._table.unanswered(query, "no agent is worth its price to you")
+                continue
+            if not at_once and is_contested(query, winner, self._me):
+                query.state = "bidding"
+                effects.append(contest(query, winner, self._me))
+                continue
+            query.runner_up = runner_up
+            for loser in query.quoted():
+                if loser is not winner and loser is not runner_up:
+                    effects += self._table.let_go(loser)
+            awards += self._awards.send(query, winner, now_ms)
+        return [*effects, *awards]

@@ -1,0 +1,98 @@
+"""What is remembered of agents: what they claim, and what this device's own judged answers say. Nobody else is told."""
+
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+
+from p2pagent.peer.directory import bound
+from p2pagent.peer.events import Delivery, Effect, Learned, Rated, Rating
+from p2pagent.routing.exploration import explored
+from p2pagent.routing.posteriors import Experience
+from p2pagent.routing.prototypes import Relevance, Space
+from p2pagent.routing.scoring import Posterior, Score
+from p2pagent.routing.skills import Skills
+from p2pagent.types import AgentRef
+
+AGENTS_MAX = 4096
+"""Agents of which experience is kept, those that were learned of last."""
+
+SKILLS_MAX = 2048
+"""Agents in the table that queries read; beyond that only those stay that are candidates now."""
+
+
+class Memory:
+    """All that is known of agents in one space. `saved` is of an earlier run; what cannot be read of it is left out."""
+
+    def __init__(self, space: Space, saved: dict[AgentRef, bytes]) -> None:
+        self._space = space.name
+        self._size = len(space.prototypes)
+        self._skills: Skills[AgentRef] = Skills(space.calibration)
+        self._claims: dict[AgentRef, bytes] = {}
+        self._experience: dict[AgentRef, Experience] = {}
+        for agent, body in saved.items():
+            try:
+                experience = msgspec.msgpack.decode(body, type=Experience)
+            except msgspec.DecodeError:
+                continue
+            if all(0 <= prototype < self._size for prototype in experience.good.keys() | experience.seen.keys()):
+                self._experience[agent] = experience
+
+    def judge(self, delivery: Delivery, rating: Rating) -> list[Effect]:
+        """An answer was judged."""
+        if not self._is_of_here(delivery):
+            return []
+        known = self._experience.get(delivery.agent, Experience())
+        return self._keep(
+            delivery.agent, known.observed(delivery.relevance, good=rating.good, now_ms=rating.at_ms), rating.at_ms
+        )
+
+    def on_rated(self, rated: Rated) -> list[Effect]:
+        """The user has judged an answer, in place of what was said of it before."""
+        delivery, rating, earlier = rated.delivery, rated.rating, rated.earlier
+        if earlier is not None and self._is_of_here(delivery):
+            if earlier.good == rating.good:
+                return []
+            known = self._experience.get(delivery.agent, Experience())
+            self._experience[delivery.agent] = known.retracted(
+                delivery.relevance, good=earlier.good, judged_ms=earlier.at_ms, now_ms=rating.at_ms
+            )
+        return self.judge(delivery, rating)
+
+    def outcomes(self, agent: AgentRef) -> int:
+        """Answers of `agent` that were judged here."""
+        return self._experience[agent].outcomes if agent in self._experience else 0
+
+    def scores(
+        self, relevance: Relevance, agents: Sequence[tuple[AgentRef, bytes]], rng: Random, now_ms: int
+    ) -> list[tuple[Score, Score]]:
+        """For each agent with its claims what is expected of it, and what to value it by: newcomers get tried."""
+        for agent, claims in agents:
+            if self._claims.get(agent) != claims:
+                self._put(agent, claims, now_ms)
+        if len(self._claims) > SKILLS_MAX:
+            self._forget_all_but({agent for agent, _ in agents})
+        expected = Posterior().score(relevance, self._skills)
+        valued = explored(expected, self._skills.outcomes, rng)
+        places = [self._skills.place(agent) for agent, _ in agents]
+        return [(expected.at(place), valued.at(place)) for place in places]
+
+    def _forget_all_but(self, agents: set[AgentRef]) -> None:
+        for agent in [agent for agent in self._claims if agent not in agents]:
+            del self._claims[agent]
+            self._skills.remove(agent)
+
+    def _is_of_here(self, delivery: Delivery) -> bool:
+        return delivery.space == self._space and all(p < self._size for p in delivery.relevance.prototypes)
+
+    def _keep(self, agent: AgentRef, experience: Experience, now_ms: int) -> list[Effect]:
+        self._experience.pop(agent, None)
+        self._experience[agent] = experience
+        bound(self._experience, AGENTS_MAX)
+        if agent in self._claims:
+            self._put(agent, self._claims[agent], now_ms)
+        return [Learned(agent, self._space, msgspec.msgpack.encode(experience))]
+
+    def _put(self, agent: AgentRef, claims: bytes, now_ms: int) -> None:
+        self._skills.put(agent, claims, self._experience.get(agent, Experience()), now_ms)
+        self._claims[agent] = claims

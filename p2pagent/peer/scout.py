@@ -1,0 +1,183 @@
+"""Whom a query may go to, best first, and whom of them to ask for a quote.
+
+The answer to load that cannot be seen is mixed, as `routing/game.py` says: utilities are worths less what is believed
+of waits and slot prices, and what the own agent is exactly known to be worth is what strangers have to beat.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from random import Random
+
+from msgspec import Struct, field
+
+from p2pagent.config import Preferences
+from p2pagent.market.receipts import price_cap
+from p2pagent.peer import choice
+from p2pagent.peer.choice import Option
+from p2pagent.peer.directory import Directory
+from p2pagent.peer.disputes import Disputes
+from p2pagent.peer.events import Ask
+from p2pagent.peer.loads import Loads, Prospect
+from p2pagent.peer.memory import Memory
+from p2pagent.peer.messages import AgentAdvert, Quote
+from p2pagent.peer.query import Conversation, Query
+from p2pagent.peer.stall import QUEUE_PER_SLOT_MAX, OwnLoad
+from p2pagent.routing import game
+from p2pagent.routing.prototypes import Space
+from p2pagent.routing.service import WAIT_MS_MAX
+from p2pagent.types import AgentRef, Microcredits, PeerId
+
+CANDIDATES = 16
+"""Strangers among whom it is drawn whom to ask."""
+
+Bound = Mapping[AgentRef, Sequence[tuple[int, float]]]
+"""Own questions by the agent to which they go: since when, and with which probability."""
+
+
+class Scout(Struct):
+    """Finds the agents that a query may go to. `local` are this device's own; `own_load` says how busy one is."""
+
+    me: PeerId
+    space: Space
+    preferences: Preferences
+    directory: Directory
+    disputes: Disputes
+    rng: Random
+    own_load: Callable[[str, int], OwnLoad]
+    memory: Memory
+    local: tuple[AgentAdvert, ...] = ()
+    loads: Loads = field(default_factory=Loads)
+
+    def rank(self, query: Query, now_ms: int) -> list[Option]:
+        """Everybody whom the query admits by privacy class, price and length, and who has not failed it; best first.
+
+        Who leaves a dispute of ours open is asked nothing.
+        """
+        adverts = [(self.me, advert) for advert in self.local]
+        if query.ask.policy.privacy != "local":
+            disputed = self.disputes.sellers
+            for peer, entry in self.directory.reachable(now_ms):
+                if entry.record.space == self.space.name and self._admits(query, peer) and peer not in disputed:
+                    adverts += [(peer, advert) for advert in entry.record.agents]
+        fitting = [
+            (peer, advert)
+            for peer, advert in sorted(adverts, key=lambda found: (found[0], found[1].name))
+            if query.ask.prompt_tokens < advert.context_tokens
+            and (peer == self.me or self._affordable(query, advert))
+            and len(advert.capability) == len(self.space.prototypes)
+            and AgentRef(peer, advert.name) not in query.failed
+        ]
+        self.rng.shuffle(fitting)  # equals must not all meet at the peer that everybody lists first
+        agents = [(AgentRef(peer, advert.name), advert.capability) for peer, advert in fitting]
+        scores = self.memory.scores(query.relevance, agents, Random(query.seed), now_ms)
+        ranked = choice.options(fitting, scores, query.ask, self.preferences.caution, self.me)
+        for option in ranked:
+            option.outcomes = self.memory.outcomes(option.agent)
+        return ranked
+
+    def to_call(self, query: Query, bound: Bound, now_ms: int) -> list[tuple[Option, int]]:
+        """Whom of those ranked to ask for a quote: the strangers that the game draws, and the best local agent.
+
+        Each with the ms after which a slot there is worth no more than the local agent is now.
+        """
+        local, floor = self._local(query, now_ms)
+        strangers = self._considered(query, bound, now_ms)
+        if local is None:  # what is believed of waits may be wrong, and there is no other way to an answer
+            strangers = [option for option in strangers if option.worth_microcredits > 0]
+        prospects = [option.prospect for option in strangers if option.prospect is not None]
+        utilities = [choice.utility(o, prospect, query.ask) for o, prospect in zip(strangers, prospects, strict=True)]
+        unseen_s = [prospect.unseen_s for prospect in prospects]
+        utilisation = [prospect.utilisation for prospect in prospects]
+        delay_cost = query.ask.policy.delay_microcredits_per_s
+        for option, chance in zip(strangers, game.chances(utilities, unseen_s, utilisation, delay_cost), strict=True):
+            option.chance = float(chance)
+        if query.ask.batch and strangers:
+            drawn = self._drawn_for_a_batch(strangers, utilities, game.temperature(unseen_s, delay_cost), local)
+        else:
+            least = floor if local else -inf
+            drawn = game.choose(utilities, unseen_s, utilisation, delay_cost, self.rng, least)
+        called = [(strangers[n], choice.patience_ms(strangers[n], floor, query.ask)) for n in drawn]
+        return [*called, *([(local, WAIT_MS_MAX)] if local else [])]
+
+    def _drawn_for_a_batch(
+        self, strangers: list[Option], utilities: list[int], temperature: float, local: Option | None
+    ) -> list[int]:
+        """As many as may be asked: what one question hears is of use to all that are cleared together with it.
+
+        Their waits at the local agent are for the clearing to weigh, so that its worth alone is what is to be beaten.
+        """
+        floor = local.worth_microcredits if local else 0
+        better = [number for number, option in enumerate(strangers) if option.worth_microcredits > floor]
+        drawn = game.draw([utilities[number] for number in better], temperature, game.PROBES_MAX, self.rng)
+        return [better[number] for number in drawn]
+
+    def on_quoted(self, conversation: Conversation, quote: Quote, ask: Ask, now_ms: int) -> None:
+        """Learn of the load of who quotes, and what an answer there would cost others.
+
+        What is cleared together is not charged for that: an owner's own queries are not others to each other.
+        """
+        option = conversation.option
+        prospect = option.prospect
+        if option.agent.peer != self.me:
+            self.loads.quoted(option.agent, quote, option.advert.slots, now_ms)
+            prospect = self.loads.prospect(option.agent, option.advert.slots, (), now_ms)
+        if prospect is not None and not ask.batch:
+            conversation.toll_microcredits = choice.toll(prospect, quote.slot_price_microcredits, ask)
+
+    def on_full(self, option: Option, now_ms: int) -> None:
+        """An agent has refused for want of room."""
+        slots = option.advert.slots
+        self.loads.full(option.agent, QUEUE_PER_SLOT_MAX * slots, slots, now_ms)
+
+    def best_left(self, query: Query, bound: Bound, now_ms: int) -> Microcredits | None:
+        """The utility of the best stranger that was ranked and can still be called; None if there is none."""
+        tried = {conversation.option.agent for conversation in query.conversations} | query.failed
+        left = [option for option in self._considered(query, bound, now_ms) if option.agent not in tried]
+        return max((choice.utility(o, o.prospect, query.ask) for o in left if o.prospect), default=None)
+
+    def _considered(self, query: Query, bound: Bound, now_ms: int) -> list[Option]:
+        """The strangers among whom is drawn, with what is believed of them now."""
+        found = [option for option in query.ranked if option.agent.peer != self.me][:CANDIDATES]
+        for option in found:
+            entry = self.directory.get(option.agent.peer)
+            load = entry.load(option.agent.name) if entry is not None else None
+            slots = option.advert.slots
+            if entry is not None and load is not None:
+                self.loads.heard(option.agent, load, slots, entry.heartbeat.issued_ms, now_ms)
+            option.prospect = self.loads.prospect(option.agent, slots, bound.get(option.agent, ()), now_ms)
+        return found
+
+    def _local(self, query: Query, now_ms: int) -> tuple[Option | None, Microcredits]:
+        """The local agent that is worth most now, and its utility; nothing without one."""
+        own = [option for option in query.ranked if option.agent.peer == self.me]
+        best, floor = None, 0
+        for option in own:
+            slots, now = option.advert.slots, self.own_load(option.agent.name, query.ask.prompt_tokens)
+            self.loads.heard(option.agent, now.load, slots, now_ms, now_ms)
+            seen = self.loads.prospect(option.agent, slots, (), now_ms)
+            option.prospect = Prospect(now.wait_ms, now.answer_ms, seen.toll_ms)
+            utility = choice.utility(option, option.prospect, query.ask)
+            if best is None or utility > floor:
+                best, floor = option, utility
+        return best, floor
+
+    def _affordable(self, query: Query, advert: AgentAdvert) -> bool:
+        """Whether the most that the agent's signed rate card allows it to charge is within the user's limit."""
+        most = price_cap(advert.rates, query.ask.prompt_tokens, query.ask.sampling.max_tokens, 0)
+        return most <= query.ask.policy.price_max_microcredits
+
+    def _admits(self, query: Query, peer: PeerId) -> bool:
+        return query.ask.policy.privacy == "any" or peer in self.preferences.trusted
+
+
+def bound_for(queries: Iterable[Query], now_ms: int) -> Bound:
+    """Where one owner's queries go: surely where they were awarded, with equal chances where they have called."""
+    found: defaultdict[AgentRef, list[tuple[int, float]]] = defaultdict(list)
+    for query in queries:
+        under_way = [c for c in query.conversations if c.state in ("called", "quoted", "awarded")]
+        awarded = [c for c in under_way if c.state == "awarded"]
+        for conversation in awarded or under_way:
+            since_ms = conversation.awarded_ms if awarded else now_ms  # whoever quotes does not count its own quote
+            found[conversation.option.agent].append((since_ms, 1 / len(awarded or under_way)))
+    return found

@@ -1,0 +1,187 @@
+"""What a buyer believes of an agent's load: rates of arrival and service, and what they make of the last look.
+
+Load changes faster than it can be watched (PPAI, arXiv 2605.18067), so a look is aged by what is known of the rates.
+Both have Gamma posteriors: arrivals per second (a, b), and answers per second of a busy slot (c, d). Over t seconds in
+which k arrivals were counted, with g = exp(-t / memory) and w = memory (1 - g) / t,
+
+    a <- a0 + g (a - a0) + w k,    b <- b0 + g (b - b0) + w t,
+
+and (c, d) alike with answers and slot-seconds. That is Bayes' rule for counts at a rate that is forgotten towards the
+prior (a0, b0) all the time: the geometric mean of posterior and prior, with weight g, is a Gamma density again
+(stabilised forgetting: Kulhavy and Zarrop 1993, International Journal of Control 58:905). w is what that leaves of
+counts that came evenly, so that one long window tells as much as many short ones. `queues` has what the rates make.
+"""
+
+from collections.abc import Iterable
+from math import exp, sqrt
+
+from msgspec import Struct
+
+from p2pagent.routing.queues import Queue
+
+RHO_MAX = 0.95
+"""The most utilisation that queues are reckoned with, whatever is believed: the mean of rho / (1 - rho) under a Gamma
+posterior is infinite."""
+
+MEMORY_S = 120.0
+"""For how long what was counted is remembered. In simulation, less made answers later, with bursts of seconds too."""
+
+SECONDS_MAX = 3_600.0
+"""No longer wait is ever expected, and no higher toll: an hour is as good as never."""
+
+
+class Snapshot(Struct, frozen=True):
+    """What an agent said of its load at `at_ms`.
+
+    `running` and `waiting` are answers at work and waiting for one of `slots` slots. The others count since the agent
+    started: arrivals, answers served, and the slot-milliseconds that those took. Two snapshots tell what happened
+    between them, however many were lost.
+    """
+
+    at_ms: int
+    running: int
+    waiting: int
+    slots: int
+    arrived: int
+    served: int
+    busy_ms: int
+
+
+class Prior(Struct, frozen=True):
+    """What is believed of an agent of which nothing is known. All are above 0."""
+
+    a: float = 1.0
+    b: float = 4.0
+    c: float = 2.0
+    d: float = 4.0
+    slots: int = 1
+
+
+class Expected(Struct, frozen=True):
+    """What one more query would meet, and make others meet.
+
+    Attributes:
+        wait_s: seconds until a slot is free for it.
+        toll_s: seconds by which it makes all later ones wait longer; times the cost of a second, a Pigouvian toll.
+        unseen: standard deviation of the sum of both, in seconds, by what came since the last look.
+        utilisation: arrivals over what the slots can serve; may exceed 1.
+    """
+
+    wait_s: float
+    toll_s: float
+    unseen: float
+    utilisation: float
+
+
+class Belief:
+    """One buyer's belief about one agent; `a`, `b`, `c`, `d` as in the module's docstring.
+
+    Attributes:
+        snapshot: the last one learned.
+        seen_ms: when the agent was last looked at, in a snapshot or a quote; None before.
+        inside: the answers at work and waiting that were seen then, at `slots` slots.
+    """
+
+    def __init__(self, prior: Prior = Prior()) -> None:  # noqa: B008 - frozen
+        self._prior = prior
+        self.a, self.b, self.c, self.d, self.slots = prior.a, prior.b, prior.c, prior.d, prior.slots
+        self.snapshot: Snapshot | None = None
+        self.seen_ms: int | None = None
+        self.inside = 0
+        self._queue: Queue | None = None
+
+    @property
+    def service_s(self) -> float:
+        """Seconds that an answer keeps a slot."""
+        return self.d / self.c
+
+    def learn(self, snapshot: Snapshot) -> None:
+        """Take in what the agent said of its load; what is not newer than the last snapshot is ignored.
+
+        Counters that went back mean that the agent started anew at a time unknown: they count from here.
+        """
+        last = self.snapshot
+        if last is not None and snapshot.at_ms <= last.at_ms:
+            return
+        self.snapshot, self._queue = snapshot, None
+        self._look(snapshot.at_ms, snapshot.running + snapshot.waiting, snapshot.slots)
+        if last is None:
+            # Since when it has counted is not known, but what it served tells its speed, be it long ago.
+            busy_s = snapshot.busy_ms / 1000
+            self._count(MEMORY_S / max(MEMORY_S, busy_s), 0.0, 0, snapshot.served, busy_s)
+            return
+        age_s = (snapshot.at_ms - last.at_ms) / 1000
+        arrived, served = snapshot.arrived - last.arrived, snapshot.served - last.served
+        busy_s = (snapshot.busy_ms - last.busy_ms) / 1000
+        kept = exp(-age_s / MEMORY_S)
+        self._forget(kept)
+        if min(arrived, served, busy_s) >= 0:
+            self._count(MEMORY_S * (1 - kept) / age_s, age_s, arrived, served, busy_s)
+
+    def learn_quote(self, at_ms: int, free_slots: int, queued: int, slots: int) -> None:
+        """Take in a quote made at `at_ms`: a look at the queue, which says nothing of the rates."""
+        self._look(at_ms, max(0, slots - free_slots) + queued, slots)
+
+    def expect(self, now_ms: int, own_since: int) -> Expected:
+        """What one more query would meet at `now_ms`.
+
+        Args:
+            now_ms: on the clock of the snapshots and quotes.
+            own_since: own queries not answered yet which reach the agent after the last look, so that it cannot
+                contain them.
+        """
+        slots, service_s = self.slots, self.service_s
+        utilisation = self.a / self.b * service_s / slots
+        if self._queue is None:
+            self._queue = Queue(min(utilisation, RHO_MAX) * slots, slots)
+        queue = self._queue
+        behind = queue.behind(own_since)
+        if self.seen_ms is None:
+            ahead, toll, missed = queue.ahead + behind, queue.toll + behind * queue.toll_per_ahead, queue.ahead**2
+        else:
+            age_s = max(0, now_ms - self.seen_ms) / 1000
+            age, inside = age_s / service_s, self.inside + own_since
+            fresh, now = exp(-age), max(0, inside - slots + 1)
+            ahead = queue.aged(max(0.0, now - behind), age) + behind - fresh * max(0.0, behind - now)
+            flat = fresh * (queue.toll_at(inside) - now * queue.toll_per_ahead)
+            flat += (1 - fresh) * (queue.toll - queue.ahead * queue.toll_per_ahead)
+            toll = flat + ahead * queue.toll_per_ahead
+            arrivals = queue.offered / service_s * age_s
+            missed = min(arrivals * (1 + age_s / self.b), queue.ahead**2)
+        unseen = sqrt(missed + 0.25) * (queue.toll_per_ahead + 1 / slots)
+        wait_s, toll_s, unseen_s = (min(SECONDS_MAX, service_s * x) for x in (ahead / slots, toll, unseen))
+        return Expected(wait_s, toll_s, unseen_s, utilisation)
+
+    def _look(self, at_ms: int, inside: int, slots: int) -> None:
+        if self.seen_ms is None or at_ms >= self.seen_ms:
+            if max(1, slots) != self.slots:
+                self._queue = None
+            self.seen_ms, self.inside, self.slots = at_ms, inside, max(1, slots)
+
+    def _forget(self, kept: float) -> None:
+        prior = self._prior
+        self.a = prior.a + kept * (self.a - prior.a)
+        self.b = prior.b + kept * (self.b - prior.b)
+        self.c = prior.c + kept * (self.c - prior.c)
+        self.d = prior.d + kept * (self.d - prior.d)
+
+    def _count(self, weight: float, seconds: float, arrived: int, served: int, busy_s: float) -> None:
+        self.a += weight * arrived
+        self.b += weight * seconds
+        self.c += weight * served
+        self.d += weight * busy_s
+
+
+def prior(beliefs: Iterable[Belief]) -> Prior:
+    """What to believe of an agent of which nothing is known: the others' mean rates, weighed as little as `Prior()`.
+
+    Never idle, so that nobody runs to whoever is new, and never infinitely busy. Of none known it is `Prior()`.
+    """
+    known = [belief for belief in beliefs if belief.snapshot is not None]
+    if not known:
+        return Prior()
+    count, usual = len(known), Prior()
+    arrivals = sum(belief.a / belief.b for belief in known) / count
+    service_s = sum(belief.service_s for belief in known) / count
+    slots = round(sum(belief.slots for belief in known) / count)
+    return Prior(arrivals * usual.b, usual.b, usual.c, service_s * usual.c, slots)

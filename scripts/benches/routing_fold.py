@@ -1,0 +1,61 @@
+"""What a method is fitted to: questions with outcomes in one reading, and the clusterings that methods share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+from p2pagent.routing.prototypes import Vector
+from scripts.benches.routing_data import Floats, Labels, Sample
+
+Made = TypeVar("Made")
+FOLDS = 3
+KMEANS_ITERATIONS = 50
+
+
+class Fold:
+    """Training questions, and a seed for everything that is drawn in a fit.
+
+    Clusterings and parts are made once and shared by both readings and by all methods that ask for the same.
+    """
+
+    def __init__(self, sample: Sample, seed: int) -> None:
+        self.sample = sample
+        self.seed = seed
+        self._clusters: dict[tuple[int, int | None], tuple[Vector, Labels]] = {}
+        self._parts: list[tuple[Fold, Sample]] = []
+        self._kept: dict[str, Any] = {}
+
+    def outcomes(self, reading: str) -> Floats:
+        return self.sample.outcomes[reading]
+
+    def kept(self, name: str, make: Callable[[], Made]) -> Made:
+        """What `make` makes, once: it is the same for both readings."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        made: Made = self._kept[name]
+        return made
+
+    def clusters(self, count: int, within: int | None = None) -> tuple[Vector, Labels]:
+        """k-means centres as unit rows, and the one of each question: of all questions, or of those of one set."""
+        if (count, within) not in self._clusters:
+            vectors = self.sample.vectors if within is None else self.sample.vectors[self.sample.sets == within]
+            fit = KMeans(min(count, len(vectors)), n_init=1, max_iter=KMEANS_ITERATIONS, random_state=self.seed)
+            centres = fit.fit(vectors).cluster_centers_
+            unit = (centres / np.linalg.norm(centres, axis=1, keepdims=True)).astype(np.float32)
+            self._clusters[count, within] = unit, np.argmax(vectors @ unit.T, axis=1)
+        return self._clusters[count, within]
+
+    def question_parts(self) -> list[tuple["Fold", Sample]]:
+        """Cross-validation over questions: what to fit, and what to try it on."""
+        if not self._parts:
+            held = np.random.default_rng(self.seed).permutation(len(self.sample)) % FOLDS
+            for part in range(FOLDS):
+                self._parts.append((Fold(self.sample.take(held != part), self.seed), self.sample.take(held == part)))
+        return self._parts
+
+
+def chosen(outcomes: Floats, choice: Labels) -> Floats:
+    """What each question brings, given which model is chosen for it, shape (n,)."""
+    return outcomes[np.arange(len(choice)), choice]

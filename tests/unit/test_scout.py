@@ -1,0 +1,206 @@
+"""Whom to ask: what is believed of waits decides, and the own agent is what strangers have to beat."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from random import Random
+
+import pytest
+
+from p2pagent.config import Preferences
+from p2pagent.keys import Keys
+from p2pagent.peer.choice import patience_ms, utility
+from p2pagent.peer.credit import Credit
+from p2pagent.peer.directory import Directory
+from p2pagent.peer.disputes import Disputes
+from p2pagent.peer.events import Ask
+from p2pagent.peer.memory import Memory
+from p2pagent.peer.messages import Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
+from p2pagent.peer.query import Conversation, Query
+from p2pagent.peer.scout import CANDIDATES, Scout, bound_for
+from p2pagent.peer.stall import OwnLoad
+from p2pagent.routing import game
+from p2pagent.routing.prototypes import Space
+from p2pagent.routing.service import WAIT_MS_MAX
+from p2pagent.sim.keys import SimKeys
+from p2pagent.types import AgentRef, PeerId
+from tests.scenario import START_MS, make_advert, make_ask
+from tests.strangers import ALICE, BOB, ME, make_call
+
+SUBJECT = 1
+IDLE, BUSY = Load(0, 0, 900, 900, 900_000), Load(2, 10, 912, 900, 900_000)
+FREE = OwnLoad(IDLE, 0, 100)
+
+
+class Ground:
+    """`ME` and the strangers that its directory holds."""
+
+    def __init__(self, space: Space, keys: Keys = ME, own: OwnLoad = FREE, skill: float = 0.05) -> None:
+        self.space = space
+        self.directory = Directory(keys.peer, "test")
+        disputes = Disputes(keys, Credit(0, {}), [], [])
+        advert = make_advert("agent", {SUBJECT: skill})
+        self.scout = Scout(
+            keys.peer,
+            space,
+            Preferences(),
+            self.directory,
+            disputes,
+            Random(1),
+            lambda _agent, _tokens: own,
+            Memory(space, {}),
+            (advert,),
+        )
+
+    def add(self, keys: SimKeys, skill: float, load: Load = IDLE, slots: int = 2, at_ms: int = START_MS) -> None:
+        advert = make_advert("agent", {SUBJECT: skill}, slots)
+        record = Record(keys.peer, "test", self.space.name, 1, at_ms, ("/ip4/127.0.0.1/tcp/4001",), (advert,))
+        beat = Heartbeat(keys.peer, 1, at_ms, 0, at_ms, 600_000, (load,))
+        assert self.directory.learn(record, SignedRecord(b"", b""), beat, SignedHeartbeat(b"", b""))
+
+    def query(self, **changes: object) -> Query:
+        ask: Ask = make_ask("q", SUBJECT, **changes)
+        embedding = self.space.embed(ask.turns[-1].content)
+        query = Query(ask, embedding, self.space.nearest(embedding), START_MS)
+        query.ranked = self.scout.rank(query, START_MS)
+        return query
+
+    def called(
+        self, bound: Mapping[AgentRef, Sequence[tuple[int, float]]] | None = None, **changes: object
+    ) -> list[PeerId]:
+        chosen = self.scout.to_call(self.query(**changes), bound or {}, START_MS)
+        return [option.agent.peer for option, _ in chosen]
+
+    def first(self, times: int, **changes: object) -> Counter[PeerId]:
+        return Counter(self.called(**changes)[0] for _ in range(times))
+
+
+@pytest.fixture
+def ground(space: Space) -> Ground:
+    return Ground(space)
+
+
+def test_the_local_agent_is_always_asked_and_last(ground: Ground) -> None:
+    assert ground.called() == [ME.peer]
+    ground.add(ALICE, 0.95)
+    assert ground.called() == [ALICE.peer, ME.peer]
+
+
+def test_no_stranger_is_asked_that_the_local_agent_beats(space: Space) -> None:
+    ground = Ground(space, skill=0.95)
+    ground.add(ALICE, 0.95)
+    assert ground.called() == [ME.peer]
+
+
+def test_a_busy_local_agent_lets_strangers_in(space: Space) -> None:
+    ground = Ground(space, own=OwnLoad(BUSY, 30_000, 100), skill=0.95)
+    ground.add(ALICE, 0.95)
+    assert ground.called() == [ALICE.peer, ME.peer]
+
+
+def test_without_a_local_agent_somebody_is_asked_whatever_is_believed_of_waits(ground: Ground) -> None:
+    ground.scout.local = ()
+    ground.add(ALICE, 0.95, Load(2, 90, 900, 900, 90_000_000))
+    assert ground.called() == [ALICE.peer]
+    assert ground.called(value_microcredits=0) == []
+
+
+def test_no_stranger_is_asked_whose_wait_is_believed_to_cost_more_than_it_gains(ground: Ground) -> None:
+    ground.add(ALICE, 0.95, Load(2, 90, 900, 900, 90_000_000))
+    assert ground.called() == [ME.peer]
+    assert ground.called(delay_microcredits_per_s=10) == [ALICE.peer, ME.peer]
+
+
+def test_who_is_far_better_is_asked_alone(ground: Ground) -> None:
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.4)
+    assert ground.first(20) == {ALICE.peer: 20}
+    assert ground.called() == [ALICE.peer, ME.peer]
+
+
+def test_who_is_believed_busy_is_passed_over_for_who_is_a_little_worse(ground: Ground) -> None:
+    ground.add(ALICE, 0.95, BUSY)
+    ground.add(BOB, 0.94)
+    assert ground.first(20) == {BOB.peer: 20}
+    assert ground.first(20, delay_microcredits_per_s=0) == {ALICE.peer: 20}
+
+
+def test_the_older_the_news_the_more_alike_are_the_chances(space: Space) -> None:
+    spread = []
+    for age_ms in (0, 5_000, 60_000):
+        ground = Ground(space)
+        ground.add(ALICE, 0.95, at_ms=START_MS - age_ms)
+        ground.add(BOB, 0.946, at_ms=START_MS - age_ms)
+        query = ground.query()
+        ground.scout.to_call(query, {}, START_MS)
+        best, worse = (option.chance or 0.0 for option in query.ranked[:2])
+        spread.append(best - worse)
+    assert spread == sorted(spread, reverse=True)
+    assert spread[0] > spread[-1] > 0
+
+
+def test_own_questions_that_go_there_make_an_agent_busier(ground: Ground) -> None:
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.94)
+    bound = {AgentRef(ALICE.peer, "agent"): [(START_MS, 1.0)] * 12}
+    assert ground.called()[0] == ALICE.peer
+    assert ground.called(bound)[0] == BOB.peer
+
+
+def test_what_was_believed_and_how_likely_it_was_to_be_drawn_is_kept_for_the_user(ground: Ground) -> None:
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.94)
+    query = ground.query()
+    ground.scout.to_call(query, {}, START_MS)
+    options = {option.agent.peer: option for option in query.ranked}
+    assert all(option.prospect is not None for option in options.values())
+    assert options[ME.peer].chance is None
+    chances = [options[keys.peer].chance or 0.0 for keys in (ALICE, BOB)]
+    assert sum(chances) == pytest.approx(1.0)
+    assert chances[0] > chances[1] >= 0
+
+
+def test_no_more_strangers_than_the_game_allows_are_asked(ground: Ground) -> None:
+    for number in range(10, 10 + 2 * CANDIDATES):
+        ground.add(SimKeys(number), 0.95, Load(1, 0, 900, 900, 1_800_000), at_ms=START_MS - 60_000)
+    assert 2 <= len(ground.called()) <= 1 + game.PROBES_MAX
+
+
+def test_a_stranger_is_told_how_late_a_slot_is_of_use(ground: Ground) -> None:
+    ground.add(ALICE, 0.95)
+    query = ground.query()
+    (stranger, deadline_ms), (local, own_ms) = ground.scout.to_call(query, {}, START_MS)
+    assert local.prospect is not None
+    floor = utility(local, local.prospect, query.ask)
+    assert floor < local.worth_microcredits
+    assert (deadline_ms, own_ms) == (patience_ms(stranger, floor, query.ask), WAIT_MS_MAX)
+
+
+def test_the_best_that_is_left_is_one_that_was_not_tried(space: Space, ground: Ground) -> None:
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.6)
+    query = ground.query()
+    (stranger, _), _ = ground.scout.to_call(query, {}, START_MS)
+    query.conversations.append(Conversation(make_call(space, 1), "q", stranger))
+    left = ground.scout.best_left(query, {}, START_MS)
+    bob = next(option for option in query.ranked if option.agent.peer == BOB.peer)
+    assert left is not None
+    assert 0 <= bob.worth_microcredits - left < 50_000
+    query.failed.add(bob.agent)
+    assert ground.scout.best_left(query, {}, START_MS) is None
+
+
+def test_questions_go_surely_where_they_were_awarded_and_perhaps_where_they_called(
+    space: Space, ground: Ground
+) -> None:
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.94)
+    called, awarded = ground.query(), ground.query()
+    for number, query in enumerate((called, awarded)):
+        for option in query.ranked:
+            query.conversations.append(Conversation(make_call(space, number), "q", option))
+    awarded.conversations[0].state, awarded.conversations[0].awarded_ms = "awarded", START_MS - 7
+    called.conversations[1].state = "refused"
+    first, second, third = (option.agent for option in called.ranked)
+    bound = bound_for([called, awarded], START_MS)
+    assert bound == {first: [(START_MS, 0.5), (START_MS - 7, 1.0)], third: [(START_MS, 0.5)]}
+    assert second not in bound

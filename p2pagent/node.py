@@ -126,8 +126,8 @@ class LocalNode(Struct):
             frames_in=net.frames_in,
             frames_out=net.frames_out,
             cells=self.peer.membership.cells.names(),
-            members=len(self.peer.membership.members()),
-            distrust=self.peer.membership.distrust,
+            members=len(self.peer.directory.members),
+            distrust=self.peer.membership.detector.health,
             faults=self.driver.faults + self.driver.events_dropped + net.guarded_exceptions,
             warnings=tuple(self.warnings),
         )

@@ -16,8 +16,9 @@ from p2pagent.peer.awards import Awards
 from p2pagent.peer.batches import Batches
 from p2pagent.peer.calling import Calling
 from p2pagent.peer.debts import Debts
-from p2pagent.peer.events import Ask, Blame, Cleared, Effect, Find, Send, SetTimer, Timer, Withdraw
+from p2pagent.peer.events import Ask, Blame, Cleared, Effect, Send, SetTimer, Timer, Withdraw
 from p2pagent.peer.hub import Hub
+from p2pagent.peer.lookout import Lookout
 from p2pagent.peer.memory import Memory
 from p2pagent.peer.messages import AgentAdvert, Chunk, Fail, Final, Quote, Refuse, Release, SignedQuote
 from p2pagent.peer.query import Conversation, Query
@@ -25,14 +26,12 @@ from p2pagent.peer.scout import Scout
 from p2pagent.peer.table import Table
 from p2pagent.peer.terms import QUOTES_MS, check_quote
 from p2pagent.peer.wire import opened, parsed
-from p2pagent.routing.hubs import hubs_of, key
 from p2pagent.routing.prototypes import Space
 from p2pagent.types import AgentRef, Microcredits, PeerId
 
 FIND_MS = 1_500
 """What a DHT look-up may add to a question that nobody known answers well."""
 
-FIND_AGAIN_MS = 60_000
 GOOD_QUALITY = 0.5
 
 
@@ -40,7 +39,15 @@ class Buyer:
     """All queries of this device's user."""
 
     def __init__(
-        self, keys: Keys, space: Space, scout: Scout, debts: Debts, memory: Memory, hub: Hub, rng: Random
+        self,
+        keys: Keys,
+        space: Space,
+        scout: Scout,
+        debts: Debts,
+        memory: Memory,
+        hub: Hub,
+        lookout: Lookout,
+        rng: Random,
     ) -> None:
         self._keys = keys
         self._hub = hub
@@ -48,7 +55,7 @@ class Buyer:
         self._scout = scout
         self._rng = rng
         self._table = Table()
-        self._found: dict[str, int] = {}
+        self._lookout = lookout
         self._batches = Batches()
         self._awards = Awards(keys, space.name, self._table, scout, debts, memory)
         self._calling = Calling(keys, space.name, self._table, scout, self._awards, hub.sheets, rng)
@@ -214,13 +221,14 @@ class Buyer:
         query = Query(ask, embedding, self._space.nearest(embedding), asked_ms, self._rng.getrandbits(64), round=round_)
         self._table.queries[ask.query] = query
         query.ranked = self._scout.rank(query, now_ms)
-        cell = key(self._space, hubs_of(self._space).leaf(query.relevance.prototypes[0]))
-        recent = self._found.get(cell, -FIND_AGAIN_MS) + FIND_AGAIN_MS > now_ms
-        if _knows_good(query) or recent or ask.policy.privacy != "any":
+        if ask.policy.privacy != "any":
             return self._calling.call(query, now_ms)
-        self._found[cell] = now_ms
+        good, prototype = _knows_good(query), query.relevance.prototypes[0]
+        looks = self._lookout.explore(prototype, None if good else ask.query, now_ms)
+        if good or not looks:  # whoever is found will be there for the next question
+            return [*self._calling.call(query, now_ms), *looks]
         query.state = "finding"
-        return [Find(ask.query, cell), SetTimer(now_ms + FIND_MS, Timer("quotes", ask.query.encode(), query.round))]
+        return [*looks, SetTimer(now_ms + FIND_MS, Timer("quotes", ask.query.encode(), query.round))]
 
     def _start_next(self, batch: str, now_ms: int) -> list[Effect]:
         """Start the next question of a batch that was too much, if there is one and room for it."""

@@ -16,6 +16,7 @@ from p2pagent.market.receipts import metered, price_cap
 from p2pagent.peer.events import Ask
 from p2pagent.peer.loads import Prospect
 from p2pagent.peer.messages import AgentAdvert, Quote
+from p2pagent.routing import game
 from p2pagent.routing.scoring import Score
 from p2pagent.routing.service import WAIT_MS_MAX
 from p2pagent.types import AgentRef, Microcredits, PeerId, Usage
@@ -89,9 +90,11 @@ def utility(option: Option, prospect: Prospect, ask: Ask) -> Microcredits:
 def toll(prospect: Prospect, slot_price: Microcredits, ask: Ask) -> Microcredits:
     """What an answer there makes others wait, in this user's money, as far as the slot's price does not say it.
 
-    Nobody is paid it. Were it left out, all would queue for a little quality until nobody gained by it (Pigou).
+    Nobody is paid it. Were it left out, all would queue for a little quality until nobody gained by it (Pigou). Where
+    it would be large a hub clears, and makes a price of it.
     """
-    return max(0, ask.policy.delay_microcredits_per_s * prospect.toll_ms // 1000 - slot_price)
+    heeded_ms = int(game.heeded(prospect.toll_ms, prospect.wait_ms + prospect.answer_ms))
+    return max(0, ask.policy.delay_microcredits_per_s * heeded_ms // 1000 - slot_price)
 
 
 def patience_ms(option: Option, floor: Microcredits, ask: Ask) -> int:

@@ -7,7 +7,7 @@ Rule 4: one that we could not reach is called again only after direct contact or
 Rule 5: every breach of the protocol is held against its peer, and too many of them are the end of it.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import TypeVar
 
 from msgspec import Struct
@@ -72,17 +72,21 @@ class Entry(Struct):
 
 
 class Directory:
-    """The table of peers. `network` and our own id decide who belongs here."""
+    """The table of peers. `network` and our own id decide who belongs here, `follows` of the paths who is a member."""
 
-    def __init__(self, me: PeerId, network: str) -> None:
+    def __init__(self, me: PeerId, network: str, follows: Callable[[tuple[str, ...]], bool] = lambda _: True) -> None:
         self._me = me
         self._network = network
+        self._follows = follows
         self._entries: dict[PeerId, Entry] = {}
+        self.members: dict[PeerId, Entry] = {}
+        """Known peers of the cells that we follow."""
+        self._sweep_ms = 0
         self._gone: dict[PeerId, Proof] = {}
         self._faults: dict[PeerId, tuple[float, int]] = {}
         self._banned: dict[PeerId, None] = {}
         self.changes = 0
-        """Grows whenever somebody is added or dropped."""
+        """Grows whenever somebody is added, met or dropped."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -135,9 +139,18 @@ class Directory:
         if known is not None and _order(known.heartbeat) > _order(heartbeat):
             heartbeat, beat = known.heartbeat, known.beat
         self._gone.pop(peer, None)
-        self._entries[peer] = Entry(record, signed, heartbeat, beat, paths, silent, met)
+        entry = self._entries[peer] = Entry(record, signed, heartbeat, beat, paths, silent, met)
+        self.members.pop(peer, None)
+        if self._follows(paths):
+            self.members[peer] = entry
+        self._sweep_ms = min(self._sweep_ms, entry.expires_ms + CLOCK_SKEW_MS)
         self.changes += 1
         return True
+
+    def regroup(self) -> None:
+        """Other cells are followed now."""
+        self.members = {peer: entry for peer, entry in self._entries.items() if self._follows(entry.paths)}
+        self.changes += 1
 
     def bury(self, peer: PeerId) -> None:
         """`peer` is gone."""
@@ -156,13 +169,15 @@ class Directory:
 
     def forget(self, peer: PeerId) -> None:
         """Drop what is known of `peer`; it may be learned again."""
+        self.members.pop(peer, None)
         self.changes += self._entries.pop(peer, None) is not None
 
     def up(self, peer: PeerId) -> None:
         """Direct contact with `peer`."""
-        if peer in self._entries:
-            self._entries[peer].silent = False
-            self._entries[peer].met = True
+        entry = self._entries.get(peer)
+        if entry is not None:
+            self.changes += not entry.met
+            entry.silent, entry.met = False, True
 
     def down(self, peer: PeerId) -> None:
         """Contact with `peer` was lost or could not be made: nobody is sent there until it shows itself."""
@@ -197,9 +212,13 @@ class Directory:
 
     def sweep(self, now_ms: int) -> list[PeerId]:
         """Drop peers whose lease has ended; who they are."""
-        ended = [peer for peer, entry in self._entries.items() if entry.expires_ms + CLOCK_SKEW_MS <= now_ms]
+        if now_ms < self._sweep_ms:
+            return []
+        ends_ms = {peer: entry.expires_ms + CLOCK_SKEW_MS for peer, entry in self._entries.items()}
+        ended = [peer for peer, end_ms in ends_ms.items() if end_ms <= now_ms]
         for peer in ended:
             self.forget(peer)  # a heartbeat that is still good brings it back
+        self._sweep_ms = min((end_ms for end_ms in ends_ms.values() if end_ms > now_ms), default=now_ms)
         return ended
 
     def get(self, peer: PeerId) -> Entry | None:
@@ -223,7 +242,7 @@ class Directory:
     def _make_room(self) -> None:
         """Give up one that we never met, of those the one heard of longest ago: it is the one most likely gone."""
         entries = self._entries
-        del entries[min(entries, key=lambda peer: (entries[peer].met, entries[peer].heartbeat.issued_ms, peer))]
+        self.forget(min(entries, key=lambda peer: (entries[peer].met, entries[peer].heartbeat.issued_ms, peer)))
 
 
 def is_timely(heartbeat: Heartbeat, now_ms: int) -> bool:

@@ -17,6 +17,7 @@ from p2pagent.peer.messages import (
     SignedRecord,
 )
 from p2pagent.peer.wire import encode, sealed
+from p2pagent.types import PeerId
 
 LEASE_MS = 120_000
 """Four heartbeats and more may be lost before a peer is forgotten by who hears of no suspicion."""
@@ -51,6 +52,11 @@ class Herald:
         """Goodbye was said."""
         self.record: SignedRecord | None = None
         self.beat: SignedHeartbeat | None = None
+
+    @property
+    def peer(self) -> PeerId:
+        """Who we are."""
+        return self._keys.peer
 
     @property
     def proof(self) -> Proof:

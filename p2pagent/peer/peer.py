@@ -119,7 +119,7 @@ class Peer:
         self.memory = Memory(space, experience or {})
         own_load = self.seller.own_load
         scout = Scout(keys.peer, space, preferences, self.directory, self._disputes, rng, own_load, self.memory)
-        self.buyer = Buyer(keys, space, scout, self._debts, self.memory, self.hub, rng)
+        self.buyer = Buyer(keys, space, scout, self._debts, self.memory, self.hub, self.membership.lookout, rng)
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         """What is to be done about `event` at `now_ms`, milliseconds since the Unix epoch."""
@@ -189,7 +189,7 @@ class Peer:
                     effects.append(SetTimer(now_ms + REMIND_MS, Timer("remind")))
                 return [*effects, *self.membership.on_agents(agents, addresses, now_ms)]
             case ProvidersFound(query, cell, peers):
-                looks = self.membership.on_providers(cell, peers, now_ms)
+                looks = self.membership.lookout.on_providers(cell, peers, now_ms)
                 return looks or self.buyer.on_nothing_found(query, now_ms)
             case Leave():
                 return self.membership.on_leave(now_ms)
@@ -269,21 +269,9 @@ class Peer:
                 return self._disputes.on_dispute(peer, dispute, now_ms)
             case SignedRefund() as refund:
                 return self._disputes.on_refund(peer, refund)
-            case Ping() as ping:
-                return self.membership.on_ping(peer, ping, now_ms)
-            case Ack() as ack:
-                return self.membership.on_ack(peer, ack, now_ms)
-            case Relay() as relay:
-                return self.membership.on_relay(peer, relay, now_ms)
-            case Nack() as nack:
-                return self.membership.on_nack(peer, nack)
-            case Pull() as pull:
-                return self.membership.on_pull(peer, pull, now_ms)
             case Delta() as delta:
-                return [*self.membership.on_delta(peer, delta, now_ms), *self.buyer.on_news(now_ms)]
-            case Look() as look:
-                return self.membership.on_look(peer, look, now_ms)
-            case Sight() as sight:
-                return self.membership.on_sight(peer, sight, now_ms)
+                return [*self.membership.on_message(peer, delta, now_ms), *self.buyer.on_news(now_ms)]
+            case Ping() | Ack() | Relay() | Nack() | Pull() | Look() | Sight() as message:
+                return self.membership.on_message(peer, message, now_ms)
             case _ as message:
                 return self.hub.on_message(peer, message, now_ms)

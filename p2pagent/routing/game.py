@@ -56,6 +56,15 @@ TINY = 1e-300
 Floats = NDArray[np.float64]
 
 
+def heeded(toll: float, own: float) -> float:
+    """How much of the delay that a question causes others it is to heed: no more than it has itself, in its units.
+
+    The whole toll would be right if it were charged to all for ever. In a burst it would send a question to an agent
+    that cannot answer it, in order to spare others a wait that ends with the burst.
+    """
+    return min(toll, own)
+
+
 def temperature(unseen_s: Sequence[float], delay_cost_per_s: float) -> float:
     """How far to mix, in money: noise of a logit response as large as what is not seen.
 

@@ -28,7 +28,6 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from p2pagent.routing.prototypes import Calibration, Relevance, Vector
-from p2pagent.routing.prototypes import one_family as one_family  # noqa: PLC0414
 
 CLAIM_WEIGHT = 5.0
 SHRINKAGE = 1.0

@@ -25,8 +25,13 @@ TEMPERATURE = 0.05
 
 QUESTIONS = 5.0
 FAMILY_QUESTIONS = 1.0
+"""Where a space does not say otherwise: questions behind a claim, and how many of them its family weighs as much as."""
+
 NOVEL_COSINE = 0.2
 FAMILIAR_COSINE = 0.4
+"""Where a space does not say otherwise. In the shipped spaces 99 % of generated calibration questions are nearer to a
+prototype than 0.72 (hashing) or 0.60 (MiniLM), and questions of GSM8K, MMLU and ARC have medians of 0.15 to 0.36; 0.4
+leaves room for other wordings of the same tasks."""
 
 SAME_PROMPT_COSINE = 0.999
 """Quantised embeddings of one prompt, made on machines whose floats differ in the last bit, are at least this close."""

@@ -18,24 +18,9 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from p2pagent.routing.posteriors import CLAIM_WEIGHT, SHRINKAGE
-from p2pagent.routing.prototypes import FAMILIAR_COSINE, NOVEL_COSINE, Relevance, one_family
+from p2pagent.routing.posteriors import SHRINKAGE
+from p2pagent.routing.prototypes import Relevance, one_family
 from p2pagent.routing.skills import Agent, Skills
-
-__all__ = [
-    "CLAIM_WEIGHT",
-    "FAMILIAR_COSINE",
-    "NOVEL_COSINE",
-    "SHRINKAGE",
-    "Cosine",
-    "Posterior",
-    "Score",
-    "Scorer",
-    "Scores",
-    "best",
-    "capability",
-    "score",
-]
 
 Values = NDArray[np.float32]
 

@@ -131,7 +131,7 @@ class Deaths:
         entry = node.peer.directory.get(dead) if node is not None else None
         if node is None or entry is None:
             return False
-        return not entry.silent and dead not in node.peer.membership._suspicions
+        return not entry.silent and not node.peer.membership.suspects(dead)
 
 
 class Traffic:

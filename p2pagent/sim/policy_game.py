@@ -51,9 +51,10 @@ class Game(Policy):
         """What is believed of one stranger now."""
         belief = self.belief(query, agent)
         expected = belief.expect(round(1000 * query.at_s), self.own_since(query, agent))
-        seconds = expected.wait_s + belief.service_s + 2 * self.view.round_trip_s(query.asker, agent)
+        own_s = expected.wait_s + belief.service_s
+        seconds = own_s + 2 * self.view.round_trip_s(query.asker, agent)
         if self.tolls:
-            seconds += expected.toll_s
+            seconds += game.heeded(expected.toll_s, own_s)
         return Prospect(agent, self.worth(query, agent, seconds), expected.unseen, expected.utilisation)
 
     def belief(self, query: Query, agent: int) -> Belief:
@@ -88,7 +89,10 @@ class Game(Policy):
         at_ms = round(1000 * quote.at_s)
         belief.learn_quote(at_ms, quote.free_slots, quote.waiting, quote.slots)
         value = self.quoted_worth(query, quote)
-        return value - DELAY_MICROCREDITS_PER_S * belief.expect(at_ms, 0).toll_s if self.tolls else value
+        if not self.tolls:
+            return value
+        expected = belief.expect(at_ms, 0)
+        return value - DELAY_MICROCREDITS_PER_S * game.heeded(expected.toll_s, expected.wait_s + belief.service_s)
 
     def sent(self, query: Query, agent: int, now_s: float) -> None:
         """Remember when an own question will reach `agent`."""

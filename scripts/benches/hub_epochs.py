@@ -24,14 +24,28 @@ from p2pagent.peer.epochs import EPOCH_MS, WIDE_HUB_AGENTS_MAX
 from p2pagent.peer.events import Archive, Contest, Effect, Received, Send
 from p2pagent.peer.events import Cleared as Notice
 from p2pagent.peer.hub_messages import Claim
-from p2pagent.peer.messages import AgentAdvert, Award, Call, Message, RateCard, Record, SignedRecord, Turn
+from p2pagent.peer.messages import (
+    AgentAdvert,
+    Award,
+    Call,
+    Heartbeat,
+    Load,
+    Message,
+    RateCard,
+    Record,
+    SignedHeartbeat,
+    SignedRecord,
+    Turn,
+)
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import HUB_PROTOCOL, encode, protocol_of, sealed
-from p2pagent.routing.hubs import Hubs
+from p2pagent.routing.hubs import hubs_of
 from p2pagent.routing.prototypes import Space
+from p2pagent.sim.contacts import Contact
 from p2pagent.sim.engine import EngineModel
 from p2pagent.sim.keys import SimKeys
 from p2pagent.sim.links import uniform
+from p2pagent.sim.node import Node
 from p2pagent.sim.world import Handled, World
 from p2pagent.types import AgentRef, PeerId
 from scripts.benches.run import Run
@@ -41,6 +55,7 @@ ARRIVAL_MS = 50
 ANSWER_MS = 120_000
 """Nothing that was granted is free again while the others bid."""
 
+LEASE_MS = 600_000
 DELAY_MICROCREDITS_PER_S = 1_000_000
 QUESTION = "why"
 KNOWN_MAX = 4096
@@ -137,7 +152,7 @@ def clear_epochs(run: Run, space: Space, agents: int, demand: Demand, load: floa
 
 def settle(world: World, space: Space, population: Population) -> dict[PeerId, "Shopper"]:
     """Put the peers into the world, each knowing whom its cells' gossip would have told it of."""
-    hubs = Hubs(space.prototypes)
+    hubs = hubs_of(space)
     capability = [bytes(np.rint(255 * row_).astype(int).tolist()) for row_ in population.quality]
     homes = [max(range(len(skills)), key=skills.__getitem__) for skills in capability]
     keys = [SimKeys(number) for number in range(len(homes))]
@@ -146,10 +161,7 @@ def settle(world: World, space: Space, population: Population) -> dict[PeerId, "
         AgentAdvert("agent", "bench", skills, RateCard(10, 1, 40), 4096, int(slots))
         for skills, slots in zip(capability, population.slots, strict=True)
     ]
-    signed = []
-    for key, advert in zip(keys, adverts, strict=True):
-        record = Record(key.peer, "bench", space.name, 1, 1, START_MS, 600_000, (), (advert,))
-        signed.append((record, SignedRecord(*sealed(record, key))))
+    introductions = [introduction(key, space, advert) for key, advert in zip(keys, adverts, strict=True)]
 
     @cache
     def cell_of(name: str) -> list[int]:
@@ -172,9 +184,18 @@ def settle(world: World, space: Space, population: Population) -> dict[PeerId, "
             known.update(cell_of(name))
         peer.buyer = shoppers[key.peer] = Shopper(space, known)  # type: ignore[assignment]
         for other in known - {number}:
-            peer.directory.learn(*signed[other], START_MS)
+            peer.directory.learn(*introductions[other])
         world.add(key.peer, peer, {"agent": EngineModel(lambda _: "x", decode_ms_per_token=ANSWER_MS)})
     return shoppers
+
+
+def introduction(
+    key: SimKeys, space: Space, advert: AgentAdvert
+) -> tuple[Record, SignedRecord, Heartbeat, SignedHeartbeat]:
+    """What a directory learns of a peer: its record and a sign of life, each with the bytes that prove it."""
+    record = Record(key.peer, "bench", space.name, 1, 1, (), (advert,))
+    beat = Heartbeat(key.peer, 1, 1, 0, START_MS, LEASE_MS, (Load(0, 0, 0, 0, 0),))
+    return record, SignedRecord(*sealed(record, key)), beat, SignedHeartbeat(*sealed(beat, key))
 
 
 def once(check: Callable[..., Any]) -> Callable[..., Any]:
@@ -237,9 +258,15 @@ def embedded(space: Space) -> bytes:
 
 
 class Warm(World):
-    """A world in which the connections that are needed stand already."""
+    """A world in which the connections that are needed stand already, however many a device has."""
 
-    def connect(self, one: PeerId, other: PeerId) -> None: ...
+    def _dial(self, node: Node, peer: PeerId, *, ahead: bool) -> Contact:
+        far = self.node(peer)
+        assert not ahead, "nobody learns addresses here"
+        assert far is not None, "all are there from the start"
+        here = node.contacts[peer] = Contact(self.now_ms, self.now_ms)
+        far.contacts[node.name] = Contact(self.now_ms, self.now_ms)
+        return here
 
 
 class Counter:

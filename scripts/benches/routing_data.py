@@ -108,7 +108,7 @@ def load(folder: Path, run: Run) -> Data:
     if lacking:
         raise typer.BadParameter(f"{folder} lacks {', '.join(lacking)}")
     splits = {
-        name: (cut(read_items(folder / train), 150, run), cut(read_items(folder / test), 100, run))
+        name: (cut(read_items(folder / train), 100, run), cut(read_items(folder / test), 60, run))
         for name, (train, test) in pairs(folder).items()
     }
     models = sorted(next(iter(splits.values()))[0][0].scores)

@@ -1,12 +1,13 @@
 """Ours and the paper's form, fitted with the product's own code, beside the baselines and the references."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from p2pagent.config import Preferences
 from p2pagent.routing.gate import calibrated, towards_families, trained
-from p2pagent.routing.prototypes import Calibration, Relevance, Space, Vector, one_family, quantised
+from p2pagent.routing.prototypes import Calibration, Relevance, Space, Vector, quantised
 from p2pagent.routing.scoring import Cosine, Posterior, Scorer, best, capability
 from p2pagent.routing.skills import Skills
 from scripts.benches.routing_baselines import (
@@ -21,16 +22,24 @@ from scripts.benches.routing_baselines import (
     tuned,
     uniroute,
 )
-from scripts.benches.routing_data import Floats, Labels
+from scripts.benches.routing_data import Labels
 from scripts.benches.routing_fold import Fold, chosen
 
-PROTOTYPES_PER_SET = 64
-"""On average: larger sets have more."""
+PROTOTYPES_PER_SET = 80
+"""On average: larger sets have more. More of them leave more to tell apart, and shrinkage makes them safe."""
 
 PROTOTYPES_MAX = 256
 """A record's capability has no more."""
 
-FAMILY_QUESTIONS = (15.0, 25.0, 35.0, 50.0, 75.0, 150.0)
+QUESTIONS_MIN = 4
+"""Questions per prototype, on average over a set."""
+
+COSINE_PER_SET = (4, 16, 48)
+
+FAMILY_QUESTIONS = 50.0
+"""The least with which cross-validated accuracy on the training splits is within about half a point of the best, which
+75 to 150 have: shrinkage pays where questions are like those that were fitted, and less of it leaves more of what
+single prototypes know for questions that are not."""
 
 Fit = Callable[[Fold, str], Choose]
 
@@ -44,31 +53,58 @@ class Named:
         raise NotImplementedError
 
 
-def ours(fold: Fold, reading: str) -> Choose:
+def ours(fold: Fold, reading: str, family_questions: float = FAMILY_QUESTIONS) -> Choose:
     """Families are the training sets: prototypes by k-means within each, our gate, claims shrunk towards families."""
-    return selected(fold, reading, by_set, "families")
+    space, families, _ = fold.kept("by set", lambda: by_set(fold))
+    return posterior(fold, reading, space, families, family_questions)
 
 
 def ours_blind(fold: Fold, reading: str) -> Choose:
     """Ours for whoever does not know which set a training question is from: one family, bare cosines."""
-    return selected(fold, reading, by_cluster, "blind")
+    prototypes, _ = fold.clusters(min(PROTOTYPES_MAX, PROTOTYPES_PER_SET * len(np.unique(fold.sample.sets))))
+    families = np.zeros(len(prototypes), dtype=np.int64)
+    return posterior(fold, reading, Space(Named(), prototypes), families, FAMILY_QUESTIONS)
+
+
+def posterior(fold: Fold, reading: str, space: Space, families: Labels, family_questions: float) -> Choose:
+    relevances = relevances_of(fold, space)
+    calibration = calibrated(families, relevances, family_questions)
+    return choose(space, Posterior(), skills(fold, reading, relevances, calibration))
 
 
 def cosine(fold: Fold, reading: str) -> Choose:
-    """PPAI's form: cosine of relevance and capability, its gate trained on the very prototypes that ours has."""
-    space, families, labels = fold.kept("by set", lambda: by_set(fold))
-    gate = fold.kept("paper's gate", lambda: trained(fold.sample.vectors, labels, len(families)))
-    gated = Space(Named(), space.prototypes, gate)
-    return choose(gated, Cosine(), skills(fold, reading, gated, one_family(len(families))))
+    """PPAI's form: cosine of relevance and capability, with prototypes per set as ours has them but its own gate.
+
+    It does worse with as many as ours, so their number is the one that is best on held-out training questions.
+    """
+
+    def held_out(per_set: int) -> float:
+        parts = [
+            chosen(held.outcomes[reading], papers(part, reading, per_set)(held.vectors))
+            for part, held in fold.question_parts()
+        ]
+        return float(np.concatenate(parts).mean())
+
+    return papers(fold, reading, max(COSINE_PER_SET, key=held_out))
+
+
+def papers(fold: Fold, reading: str, per_set: int) -> Choose:
+    def gated() -> Space:
+        space, families, labels = by_set(fold, per_set)
+        return Space(Named(), space.prototypes, trained(fold.sample.vectors, labels, len(families)))
+
+    space = fold.kept(f"paper's {per_set}", gated)
+    return choose(space, Cosine(), skills(fold, reading, relevances_of(fold, space), space.calibration))
 
 
 Made = tuple[Space, Labels, Labels]
 """A space, the family of each of its prototypes, and the prototype of each training question."""
 
 
-def by_set(fold: Fold) -> Made:
+def by_set(fold: Fold, per_set: int = PROTOTYPES_PER_SET) -> Made:
     sets, counts = np.unique(fold.sample.sets, return_counts=True)
-    shares = np.maximum(1, counts * prototypes_for(sets) // counts.sum())
+    shares = counts * min(PROTOTYPES_MAX, per_set * len(sets)) // counts.sum()
+    shares = np.clip(shares, 1, np.maximum(1, counts // QUESTIONS_MIN))
     parts = [fold.clusters(int(share), int(each)) for each, share in zip(sets, shares, strict=True)]
     prototypes = np.concatenate([centres for centres, _ in parts])
     families = np.repeat(sets, [len(centres) for centres, _ in parts])
@@ -79,53 +115,9 @@ def by_set(fold: Fold) -> Made:
     return Space(Named(), prototypes, gate), np.searchsorted(sets, families), labels
 
 
-def by_cluster(fold: Fold) -> Made:
-    prototypes, labels = fold.clusters(prototypes_for(np.unique(fold.sample.sets)))
-    return Space(Named(), prototypes), np.zeros(len(prototypes), dtype=np.int64), labels
-
-
-def prototypes_for(sets: Labels) -> int:
-    return min(PROTOTYPES_MAX, PROTOTYPES_PER_SET * len(sets))
-
-
-def selected(fold: Fold, reading: str, make: Callable[[Fold], Made], name: str) -> Choose:
-    """Posterior scoring with the least `family_questions` that is not measurably worse on held-out training questions.
-
-    That is, within one standard error of the best (Breiman et al. 1984, section 3.4.3, which prefers the simplest such
-    tree). Shrinkage pays where questions are like those it was fitted to; less of it is left for questions that are
-    not. Test splits have no part in it.
-    """
-
-    def held_out(weight: float) -> Floats:
-        brought = [
-            chosen(held.outcomes[reading], fitted(part, reading, make, name, weight)(held.vectors))
-            for part, held in fold.question_parts()
-        ]
-        return np.concatenate(brought)
-
-    tried = {weight: held_out(weight) for weight in FAMILY_QUESTIONS}
-    most = max(tried.values(), key=np.mean)
-    errors = {weight: (most - values).std() / np.sqrt(len(most)) for weight, values in tried.items()}
-    enough = [weight for weight, values in tried.items() if most.mean() - values.mean() <= errors[weight]]
-    return fitted(fold, reading, make, name, min(enough))
-
-
-def fitted(fold: Fold, reading: str, make: Callable[[Fold], Made], name: str, family_questions: float) -> Choose:
-    space, families, relevances = fold.kept(name, lambda: made(fold, make))
-    calibration = calibrated(families, relevances, family_questions)
-    return choose(space, Posterior(), skills(fold, reading, space, calibration, relevances))
-
-
-def made(fold: Fold, make: Callable[[Fold], Made]) -> tuple[Space, Labels, list[Relevance]]:
-    space, families, _ = make(fold)
-    return space, families, relevant(space, fold.sample.vectors)
-
-
-def skills(
-    fold: Fold, reading: str, space: Space, calibration: Calibration, relevances: list[Relevance] | None = None
-) -> Skills[int]:
+def skills(fold: Fold, reading: str, relevances: list[Relevance], calibration: Calibration) -> Skills[int]:
     """The models in a table, each with the capability that it would measure on the training questions."""
-    nearest = np.array([r.prototypes[0] for r in relevances or relevant(space, fold.sample.vectors)])
+    nearest = np.array([relevance.prototypes[0] for relevance in relevances])
     table: Skills[int] = Skills(calibration)
     for model, right in enumerate(fold.outcomes(reading).T):
         table.put(model, capability(nearest, right, len(calibration.families)))
@@ -148,8 +140,15 @@ def relevant(space: Space, vectors: Vector) -> list[Relevance]:
     return [space.nearest(vector.tobytes()) for vector in quantised(vectors)]
 
 
+def relevances_of(fold: Fold, space: Space) -> list[Relevance]:
+    """Of the training questions."""
+    return fold.kept(f"relevances {space.name}", lambda: relevant(space, fold.sample.vectors))
+
+
 METHODS: dict[str, Fit] = {
     "ours": ours,
+    "ours_15_questions": partial(ours, family_questions=15.0),
+    "ours_150_questions": partial(ours, family_questions=150.0),
     "ours_blind": ours_blind,
     "cosine_prototypes": cosine,
     "uniroute": tuned(uniroute, CLUSTERS),
@@ -158,4 +157,5 @@ METHODS: dict[str, Fit] = {
     "semantic_router_sets": semantic_router_sets,
     "ridge_heads": tuned(ridge, PENALTIES),
 }
-"""What learns. `ours_blind` shows what ours owes to knowing the training questions' sets."""
+"""What learns. The other forms of ours show what its `FAMILY_QUESTIONS` do, and what it owes to knowing which set a
+training question is from."""

@@ -10,7 +10,7 @@ from p2pagent.peer.cells import Cells
 from p2pagent.peer.detector import HEALTH_MAX, PROBES_MAX
 from p2pagent.peer.directory import CLOCK_SKEW_MS, LEASE_MS_MAX, PEERS_MAX
 from p2pagent.peer.events import Blame, PeerDown, PeerIdle, PeerUp, Received, Send, SetTimer, TimerFired, Unsent
-from p2pagent.peer.membership import RELAYED_MAX, STRANGERS_MAX
+from p2pagent.peer.hearsay import STRANGERS_MAX
 from p2pagent.peer.messages import (
     Ack,
     AgentAdvert,
@@ -26,6 +26,7 @@ from p2pagent.peer.messages import (
     Sight,
     Suspicion,
 )
+from p2pagent.peer.talk import RELAYED_MAX
 from p2pagent.peer.wire import decode, encode, parsed, protocol_of
 from p2pagent.routing.hubs import ROOT, Hubs, above, depth
 from p2pagent.sim.keys import SimKeys
@@ -77,7 +78,7 @@ class Babble:
                 self.someone(),
                 self.rng.choice([ME.peer, self.someone().peer]),
                 self.rng.choice([1, 1, 1, 2, 1 << 53]),
-                self.rng.choice([0, 0, 1, self.peer.membership._herald.proof[1], 1 << 53]),
+                self.rng.choice([0, 0, 1, self.peer.membership.herald.proof[1], 1 << 53]),
             )
             for _ in range(self.rng.randrange(3))
         ]
@@ -177,12 +178,12 @@ class Babble:
             assert entry.proof > (directory.gone(peer) or (-1, -1))
         for peer, entry in directory.entries():
             assert directory.gone(peer) is None or directory.gone(peer) < entry.proof
-        assert 0 <= membership.distrust <= HEALTH_MAX
-        assert len(membership._detector._probes) <= PROBES_MAX
-        assert len(membership._relayed) <= RELAYED_MAX
+        assert 0 <= membership.detector.health <= HEALTH_MAX
+        assert len(membership.detector._probes) <= PROBES_MAX
+        assert len(membership.talk._relayed) <= RELAYED_MAX
         assert len(directory) <= PEERS_MAX
-        assert sum(not entry.met for entry in membership._entries().values()) <= STRANGERS_MAX
-        assert set(membership._suspicions._cases) <= {keys.peer for keys in OTHERS}
+        assert sum(not entry.met for entry in directory.members.values()) <= STRANGERS_MAX
+        assert set(membership.talk.suspicions._cases) <= {keys.peer for keys in OTHERS}
 
 
 @given(st.integers(0, 1 << 32))

@@ -10,7 +10,18 @@ from typer.testing import CliRunner
 
 from p2pagent.market.clearing import clear
 from p2pagent.market.payments import Market, seller_gains, tolls
-from scripts.benches import intervals, market_capabilities, market_lies, market_oracle, market_plot, market_readme
+from p2pagent.peer.directory import Directory
+from p2pagent.routing.space import load_space
+from scripts.benches import (
+    hub_epochs,
+    intervals,
+    market_capabilities,
+    market_hubs,
+    market_lies,
+    market_oracle,
+    market_plot,
+    market_readme,
+)
 from scripts.benches.__main__ import app
 from scripts.benches.market_budget import Budget
 from scripts.benches.market_draws import Truth, awkward_truth, prototype_truth
@@ -136,6 +147,20 @@ def test_draws_follow_from_the_seed_and_the_name_alone():
     assert len({tuple(first(seed, name)) for seed in (0, 1) for name in ("a", "b")}) == 4
     one, two = (prototype_truth(Run().rng("x"), queries=5, agents=3, slots=2) for _ in range(2))
     assert (one.market.weights == two.market.weights).all()
+
+
+def test_peers_in_one_hub_clear_as_one_market_does_in_under_four_round_trips():
+    row = market_hubs.row(Run(), 8, market_hubs.EVEN, 1.0, 2)
+    assert row["ratio"].value == row["ratio_first_epoch"].value == 1.0
+    assert row["queries"] == 21
+    assert row["messages_per_query"] > 4  # commit, reveal, sheet and claim of each, and the sellers' part
+    assert 2 < row["latency_round_trips_mean"] < 4  # no connection has to be made first
+
+
+def test_peers_that_know_nobody_clear_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Directory, "learn", lambda *_: False)
+    cleared = hub_epochs.clear_epochs(Run(), load_space("hashing"), 8, market_hubs.EVEN, 1.0, 0)
+    assert (cleared.ratio, cleared.hubs, cleared.messages, cleared.delays_ms) == (0, 0, 0, [])
 
 
 def test_intervals_hold_what_they_are_made_of():

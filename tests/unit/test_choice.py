@@ -50,9 +50,14 @@ def test_utility_is_worth_less_the_believed_seconds_and_the_slot_price() -> None
 
 @pytest.mark.parametrize(("slot_price", "beyond"), [(0, 2_000), (1_500, 500), (2_000, 0), (9_000, 0)])
 def test_what_others_are_made_to_wait_counts_beyond_what_the_slots_price_says(slot_price: int, beyond: int) -> None:
-    prospect = Prospect(wait_ms=0, answer_ms=0, toll_ms=100, slot_price=slot_price)
+    prospect = Prospect(wait_ms=100, answer_ms=50, toll_ms=100, slot_price=slot_price)
     assert toll(prospect, slot_price, ASK) == beyond
-    assert utility(option("agent", 100_000), prospect, ASK) == 100_000 - slot_price - beyond
+    assert utility(option("agent", 100_000), prospect, ASK) == 100_000 - 20_000 * 150 // 1000 - slot_price - beyond
+
+
+def test_others_waits_count_no_more_than_the_own_one() -> None:
+    prospect = Prospect(wait_ms=30, answer_ms=20, toll_ms=90_000)
+    assert toll(prospect, 0, ASK) == 20_000 * 50 // 1000
 
 
 @pytest.mark.parametrize(

@@ -27,23 +27,19 @@ from p2pagent.peer.events import (
     TimerFired,
     Unsent,
 )
-from p2pagent.peer.herald import LEASE_MS, REFUTE_MS
-from p2pagent.peer.membership import (
+from p2pagent.peer.hearsay import (
     ACCUSE_BURST,
     HEARSAY_BURST,
     HEARSAY_REFILL_MS,
     INTRODUCED_TO,
-    LOOK_MS,
     OUTSIDERS_MAX,
     PULLED_MAX,
-    RELAYED_MAX,
-    REQUEST_BURST,
-    REQUEST_REFILL_MS,
-    RETRY_MS,
+    PULLED_PER_MESSAGE_MAX,
     STRANGERS_MAX,
-    WANTED_MAX,
-    WIDEN_MS,
 )
+from p2pagent.peer.herald import LEASE_MS, REFUTE_MS
+from p2pagent.peer.lookout import LOOK_MS, WIDEN_MS
+from p2pagent.peer.membership import RETRY_MS
 from p2pagent.peer.messages import (
     Ack,
     Delta,
@@ -59,6 +55,7 @@ from p2pagent.peer.messages import (
     Suspicion,
 )
 from p2pagent.peer.peer import Peer
+from p2pagent.peer.talk import RELAYED_MAX, REQUEST_BURST, REQUEST_REFILL_MS
 from p2pagent.peer.wire import encode, parsed
 from p2pagent.routing.hubs import key as cell_key
 from p2pagent.sim.keys import SimKeys
@@ -144,7 +141,7 @@ def test_a_stranger_that_pings_is_asked_for_its_record_and_kept(peer, space):
 
 def test_what_was_just_heard_from_it_is_not_told_it_again(peer):
     introduce(peer, ALICE, BOB)
-    while peer.membership._rumours.news(ALICE.peer).heartbeats:
+    while peer.membership.talk.rumours.news(ALICE.peer).heartbeats:
         pass
     beat = sign_beat(BOB, make_beat(BOB, issued_ms=START_MS + 1))
     [ack] = sent(receive(peer, ALICE, Ping(1, news(beat))), ALICE)
@@ -209,9 +206,9 @@ def test_without_an_answer_three_others_are_asked_and_then_it_is_suspected(peer)
     for helper in others:
         receive(peer, helper, Nack(number), TICK_MS + 2 * ACK_MS)
     tick(peer, 2 * TICK_MS)
-    assert target.peer in peer.membership._suspicions
+    assert target.peer in peer.membership.talk.suspicions
     assert target.peer in known_to(peer) - reachable(peer, 2 * TICK_MS)
-    assert peer.membership.distrust == 0
+    assert peer.membership.detector.health == 0
     [ack] = only(sent(receive(peer, target, Ping(1, NOTHING), 2 * TICK_MS)), Ack)
     assert [s.accused for s in told_suspicions(ack)] == [target.peer]
 
@@ -232,8 +229,8 @@ def test_one_that_answers_a_helper_but_not_us_is_silent_for_us_and_no_suspect(pe
     receive(peer, others[0], Ack(number, NOTHING), TICK_MS + 600)
     tick(peer, 2 * TICK_MS)
     assert target.peer in known_to(peer) - reachable(peer, 2 * TICK_MS)
-    assert target.peer not in peer.membership._suspicions
-    assert peer.membership.distrust == 0
+    assert target.peer not in peer.membership.talk.suspicions
+    assert peer.membership.detector.health == 0
 
 
 def test_its_own_answer_though_late_makes_it_reachable_again(peer):
@@ -253,7 +250,7 @@ def test_who_was_not_asked_cannot_answer_for_another(peer):
         receive(peer, others[0], Ack(guess % (1 << 16), NOTHING), TICK_MS + 10)
     relayed(peer, number)
     tick(peer, 2 * TICK_MS)
-    assert target.peer in peer.membership._suspicions
+    assert target.peer in peer.membership.talk.suspicions
 
 
 def test_helpers_are_members_that_have_spoken_to_us(peer):
@@ -402,27 +399,25 @@ def test_a_suspicion_of_what_we_never_said_is_no_reason_to_say_it(peer, incarnat
 def test_a_flood_of_suspicions_has_one_answer_a_second(peer):
     answers = []
     for ms in range(0, 10_000, 20):
-        answers += [
-            m for m in sent(accuse_me(peer, ALICE, peer.membership._herald.proof[1], ms)) if isinstance(m, Ping)
-        ]
+        answers += [m for m in sent(accuse_me(peer, ALICE, peer.membership.herald.proof[1], ms)) if isinstance(m, Ping)]
     assert len(answers) <= 10_000 // REFUTE_MS + 1
-    assert peer.membership._herald.proof[1] <= 10_000 // REFUTE_MS + 1
+    assert peer.membership.herald.proof[1] <= 10_000 // REFUTE_MS + 1
 
 
 def test_suspicions_alone_do_not_slow_us_down_for_good(peer):
     introduce(peer, ALICE, BOB, CAROL)
     at_ms, worst = 0, 0
     for _ in range(100):
-        at_ms += peer.membership._detector.tick_ms
+        at_ms += peer.membership.detector.tick_ms
         for accuser in (ALICE, BOB, CAROL):
             for later_ms in range(0, 2_000, 500):
-                accuse_me(peer, accuser, peer.membership._herald.proof[1], at_ms + later_ms)
+                accuse_me(peer, accuser, peer.membership.herald.proof[1], at_ms + later_ms)
         [(target, number)] = pings(tick(peer, at_ms + 2_000)).items()
         keys = next(k for k in (ALICE, BOB, CAROL) if k.peer == target)
         for other in (ALICE, BOB, CAROL):
             alive = news(sign_beat(other, make_beat(other, issued_ms=START_MS + at_ms)))
             receive(peer, other, Ack(number if other is keys else number + 1, alive), at_ms + 2_000)
-        worst = max(worst, peer.membership.distrust)
+        worst = max(worst, peer.membership.detector.health)
     assert worst <= 2 < HEALTH_MAX
 
 
@@ -430,7 +425,7 @@ def test_a_forged_suspicion_of_ourselves_is_its_senders_fault(peer):
     forged = msgspec.structs.replace(make_suspicion(ALICE, ME.peer), signature=bytes(64))
     effects = receive(peer, BOB, Ping(1, news(forged)))
     assert [e.peer for e in effects if isinstance(e, Blame)] == [BOB.peer]
-    assert peer.membership._herald.proof == (1, 0)
+    assert peer.membership.herald.proof == (1, 0)
 
 
 # --- accusations of others ------------------------------------------------------------------------------------------
@@ -445,7 +440,7 @@ def test_an_accusation_is_passed_on_and_the_accused_called_until_we_see_for_ours
     suspicion = make_suspicion(ALICE, BOB.peer)
     effects = accuse(peer, ALICE, suspicion)
     assert set(pings(effects)) == {BOB.peer}
-    assert BOB.peer in peer.membership._suspicions
+    assert BOB.peer in peer.membership.talk.suspicions
     assert BOB.peer in reachable(peer)
     [ack] = sent(receive(peer, CAROL, Ping(1, NOTHING)))
     assert ack.news.suspicions == (suspicion,)
@@ -458,7 +453,7 @@ def test_only_what_it_said_last_can_be_held_against_a_peer(peer, incarnation, re
     record = make_record(BOB, space=peer.seller._space.name)
     receive(peer, BOB, Delta((make_known(BOB, record, refuted=1),)))
     accuse(peer, ALICE, make_suspicion(ALICE, BOB.peer, incarnation, refuted))
-    assert BOB.peer not in peer.membership._suspicions
+    assert BOB.peer not in peer.membership.talk.suspicions
 
 
 def test_a_refutation_ends_the_suspicion_and_contact_does(peer):
@@ -466,19 +461,19 @@ def test_a_refutation_ends_the_suspicion_and_contact_does(peer):
     accuse(peer, ALICE, make_suspicion(ALICE, BOB.peer), make_suspicion(ALICE, CAROL.peer))
     refutation = sign_beat(BOB, make_beat(BOB, refuted=1, issued_ms=START_MS + 1))
     receive(peer, ALICE, Ping(1, news(refutation)))
-    assert BOB.peer not in peer.membership._suspicions
+    assert BOB.peer not in peer.membership.talk.suspicions
     receive(peer, CAROL, Ping(1, NOTHING))
-    assert CAROL.peer not in peer.membership._suspicions
+    assert CAROL.peer not in peer.membership.talk.suspicions
     accuse(peer, ALICE, make_suspicion(ALICE, BOB.peer))
-    assert BOB.peer not in peer.membership._suspicions
+    assert BOB.peer not in peer.membership.talk.suspicions
 
 
 def test_a_silent_suspect_that_refutes_is_pinged_at_once(peer):
     introduce(peer, ALICE, BOB)
     peer.directory.down(BOB.peer)
     accuse(peer, ALICE, make_suspicion(ALICE, BOB.peer))
-    for number in peer.membership._detector.pings_of(BOB.peer):
-        peer.membership._detector.on_ack(number, BOB.peer)
+    for number in peer.membership.detector.pings_of(BOB.peer):
+        peer.membership.detector.on_ack(number, BOB.peer)
     refutation = sign_beat(BOB, make_beat(BOB, refuted=1, issued_ms=START_MS + 1))
     assert set(pings(receive(peer, ALICE, Ping(1, news(refutation))))) == {BOB.peer}
     assert BOB.peer not in reachable(peer)
@@ -492,14 +487,14 @@ def test_strangers_those_shunned_and_those_gone_accuse_nobody(peer):
     accusers = (ALICE, CAROL, SimKeys(99))
     accuse(peer, DAVE, *(make_suspicion(accuser, BOB.peer) for accuser in accusers))
     accuse(peer, SimKeys(99), make_suspicion(SimKeys(99), BOB.peer))
-    assert BOB.peer not in peer.membership._suspicions
+    assert BOB.peer not in peer.membership.talk.suspicions
 
 
 def test_one_accuser_is_heard_only_so_often(peer):
     introduce(peer, *(SimKeys(n) for n in range(10, 100)))
     for accused in range(11, 99):
         accuse(peer, SimKeys(10), make_suspicion(SimKeys(10), SimKeys(accused).peer))
-    assert len(peer.membership._suspicions._cases) == ACCUSE_BURST
+    assert len(peer.membership.talk.suspicions._cases) == ACCUSE_BURST
 
 
 def test_a_forged_accusation_is_its_senders_fault_and_no_accusation(peer):
@@ -507,7 +502,7 @@ def test_a_forged_accusation_is_its_senders_fault_and_no_accusation(peer):
     forged = msgspec.structs.replace(make_suspicion(ALICE, BOB.peer), signature=bytes(64))
     effects = accuse(peer, CAROL, forged)
     assert [e.peer for e in effects if isinstance(e, Blame)] == [CAROL.peer]
-    assert BOB.peer not in peer.membership._suspicions
+    assert BOB.peer not in peer.membership.talk.suspicions
 
 
 # --- hearsay --------------------------------------------------------------------------------------------------------
@@ -553,9 +548,9 @@ def test_a_newcomer_that_comes_to_us_is_introduced_to_neighbours(peer):
 
 
 def test_one_of_another_cell_is_kept_if_it_was_asked_for_though_others_speak_of_it_too(peer):
-    home = next(p for p in range(6) if peer.membership._hubs.leaf(p).startswith("/1"))
-    away = next(p for p in range(6) if peer.membership._hubs.leaf(p).startswith("/0"))
-    peer.membership.cells._go_to({peer.membership._hubs.leaf(home): 1})
+    home = next(p for p in range(6) if peer.membership.lookout._hubs.leaf(p).startswith("/1"))
+    away = next(p for p in range(6) if peer.membership.lookout._hubs.leaf(p).startswith("/0"))
+    peer.membership.cells._go_to({peer.membership.lookout._hubs.leaf(home): 1})
     introduce(peer, ALICE)
     described = (make_record(k, make_advert("agent", {away: 0.9}), space=peer.seller._space.name) for k in (BOB, CAROL))
     bob, carol = (make_known(keys, record) for keys, record in zip((BOB, CAROL), described, strict=True))
@@ -732,7 +727,7 @@ def test_what_was_not_asked_for_is_ignored(peer):
         assert receive(peer, ALICE, message) == []
     assert peer.directory.get(ALICE.peer) == before
     assert peer.membership.cells.names() == ("/",)
-    assert peer.membership.distrust == 0
+    assert peer.membership.detector.health == 0
 
 
 def test_a_sight_is_taken_once(peer):
@@ -755,13 +750,18 @@ def test_no_table_grows_without_bound(peer):
         for number in range(10):
             receive(peer, SimKeys(9_000 + wave * 10 + number), Relay(number, invented[number].peer), at_ms)
     membership = peer.membership
-    assert len(membership._relayed) <= RELAYED_MAX
-    assert len(membership._pulled) <= PULLED_MAX
-    assert len(membership._outsiders) <= OUTSIDERS_MAX
+    assert len(membership.talk._relayed) <= RELAYED_MAX
+    assert len(membership.hearsay._pulled) <= PULLED_MAX
+    assert len(membership.hearsay._outsiders) <= OUTSIDERS_MAX
     assert len(peer.directory) <= PEERS_MAX
     assert len(peer.directory._gone) <= PEERS_MAX
-    assert len(membership._rumours._beats) <= PEERS_MAX
-    for allowance in (membership._requests, membership._answers, membership._hearsay, membership._accusations):
+    assert len(membership.talk.rumours._beats) <= PEERS_MAX
+    for allowance in (
+        membership.hearsay._pulls,
+        membership.talk._answers,
+        membership.hearsay._hearsay,
+        membership.hearsay._accusations,
+    ):
         assert len(allowance._spent) <= PEERS_MAX
 
 
@@ -797,7 +797,7 @@ def test_a_cell_that_does_not_exist_takes_nobody_there(peer, followed):
 
 def test_who_was_sent_too_deep_finds_back(peer):
     peer.handle(PeerUp(ALICE.peer), START_MS)
-    hubs = peer.membership._hubs
+    hubs = peer.membership.lookout._hubs
     leaf = hubs.leaf(3)
     receive(peer, ALICE, Sight("/", leaf + ".01010101", ()))
     [name] = peer.membership.cells.names()
@@ -835,8 +835,8 @@ def test_a_lonely_cell_asks_all_whom_the_dht_names_before_it_gives_up(peer, spac
 
 def test_a_cell_that_was_just_halved_is_not_widened_however_empty_its_half(peer, space):
     introduce(peer, ALICE)
-    home = peer.membership._hubs.leaf(0)
-    away = next(p for p in range(6) if peer.membership._hubs.leaf(p)[1] != home[1])
+    home = peer.membership.lookout._hubs.leaf(0)
+    away = next(p for p in range(6) if peer.membership.lookout._hubs.leaf(p)[1] != home[1])
     for number in range(FOLLOWED_MAX):
         keys = SimKeys(100 + number)
         record = make_record(keys, make_advert("agent", {away: 0.9}), space=space.name)
@@ -865,5 +865,5 @@ def test_pulls_are_of_at_most_so_many(peer):
     strangers = [SimKeys(n) for n in range(100, 300)]
     sight = Sight("/", "/", tuple(sign_beat(keys, make_beat(keys)) for keys in strangers))
     wanted = only(sent(receive(peer, ALICE, sight), ALICE), Pull)
-    assert max(len(pull.peers) for pull in wanted) == WANTED_MAX
+    assert max(len(pull.peers) for pull in wanted) == PULLED_PER_MESSAGE_MAX
     assert sum(len(pull.peers) for pull in wanted) == len(strangers)

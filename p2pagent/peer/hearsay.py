@@ -1,0 +1,265 @@
+"""What peers say of themselves and of others: which of it is believed, kept, asked for, and passed on.
+
+Rule 1: hearsay is believed as far as it is signed, and nobody can have us check or keep as much of it as it likes.
+Rule 2: what is passed on is true of one's own cell only; of others we keep what we asked for.
+"""
+
+from functools import lru_cache
+from random import Random
+
+from p2pagent.errors import RemoteError
+from p2pagent.keys import Keys
+from p2pagent.peer.allowance import Allowance
+from p2pagent.peer.cells import Cells
+from p2pagent.peer.directory import Directory, Proof, bound, is_timely
+from p2pagent.peer.events import Effect, Learn, Send
+from p2pagent.peer.messages import (
+    Delta,
+    Heartbeat,
+    Known,
+    Message,
+    News,
+    Pull,
+    Record,
+    SignedHeartbeat,
+    SignedSuspicion,
+    Suspicion,
+)
+from p2pagent.peer.talk import REQUEST_BURST, REQUEST_REFILL_MS, Talk
+from p2pagent.peer.wire import SIGNED_DOMAINS, parsed
+from p2pagent.types import PeerId
+
+PULLED_PER_MESSAGE_MAX = 64
+PULLED_MAX = 1024
+OUTSIDERS_MAX = 1024
+ACCUSE_BURST, ACCUSE_REFILL_MS = 16, 5_000
+"""Accusations taken from one peer: a cell that loses a fifth of its members a minute has fewer."""
+
+HEARSAY_BURST, HEARSAY_REFILL_MS = 512, 200
+"""Heartbeats of others taken from one peer at once, and how soon one more: a whole cell speaks five times a second."""
+
+STRANGERS_MAX = 160
+"""Members of whom we have only heard: more of them wait until they speak to us, since anybody can invent peers."""
+
+CONFIRMERS = 3
+"""Members, on average, who at once see for themselves when somebody is accused."""
+
+INTRODUCED_TO = 3
+"""Neighbours that are told at once of whoever comes to us first."""
+
+
+class Hearsay:
+    """The way of news into the directory, and on to others."""
+
+    def __init__(self, keys: Keys, space: str, cells: Cells, directory: Directory, talk: Talk, rng: Random) -> None:
+        self._keys = keys
+        self._space = space
+        self._cells = cells
+        self._directory = directory
+        self._talk = talk
+        self._rng = rng
+        self._pulled: dict[PeerId, bool] = {}
+        self._outsiders: dict[PeerId, tuple[int, int]] = {}
+        self._doubted_ms = 0
+        self._pulls = Allowance(REQUEST_BURST, REQUEST_REFILL_MS)
+        self._hearsay = Allowance(HEARSAY_BURST, HEARSAY_REFILL_MS)
+        self._accusations = Allowance(ACCUSE_BURST, ACCUSE_REFILL_MS)
+
+    def hear(self, source: PeerId, news: News, now_ms: int) -> list[Effect]:
+        """Take in what rides on a ping or its answer.
+
+        Raises:
+            RemoteError: something in it is malformed or badly signed.
+        """
+        effects = self.take(source, news.heartbeats, now_ms, asked=False)
+        for signed in news.suspicions:
+            effects += self._take_suspicion(source, signed, now_ms)
+        return effects
+
+    def on_pull(self, peer: PeerId, pull: Pull, now_ms: int) -> list[Effect]:
+        """Send records."""
+        if not self._pulls.take(peer, now_ms):
+            return []
+        held = [self._known(PeerId(wanted)) for wanted in dict.fromkeys(pull.peers)]
+        found = tuple(known for known in held if known is not None)
+        return [Send(peer, Delta(found))] if found else []
+
+    def on_delta(self, peer: PeerId, delta: Delta, now_ms: int, neighbours: set[PeerId]) -> list[Effect]:
+        """Of the peers that we asked for, and their sender itself, keep those that we need; learn their addresses.
+
+        Raises:
+            RemoteError: one is malformed or badly signed; none is kept then.
+        """
+        checked = []
+        for known in delta.peers:
+            heartbeat = heartbeat_in(known.heartbeat.body)
+            about = PeerId(heartbeat.peer)
+            if about == peer or about in self._pulled:
+                record = record_in(known.record.body)
+                if record.peer != about or record.version != heartbeat.version:
+                    raise RemoteError("a record with a heartbeat that is not its own")
+                self._check(record, about, known.record.body, known.record.signature)
+                self._check(heartbeat, about, known.heartbeat.body, known.heartbeat.signature)
+                checked.append((record, heartbeat, known))
+        return [effect for found in checked for effect in self._learn(peer, *found, now_ms, neighbours)]
+
+    def take(self, source: PeerId, beats: tuple[SignedHeartbeat, ...], now_ms: int, *, asked: bool) -> list[Effect]:
+        """Believe heartbeats that are news, pass on those of our cell, and ask for the records that we lack.
+
+        Raises:
+            RemoteError: one is malformed or badly signed.
+        """
+        wanted: list[str] = []
+        effects: list[Effect] = []
+        for beat in beats:
+            heartbeat = heartbeat_in(beat.body)
+            if not self._directory.believes(heartbeat, now_ms):
+                continue
+            peer = PeerId(heartbeat.peer)
+            if not asked and peer != source and not self._minds(source, heartbeat, now_ms):
+                continue
+            self._check(heartbeat, peer, beat.body, beat.signature)
+            known = self._directory.get(peer)
+            spoken = (known.heartbeat.version, known.heartbeat.refuted) if known is not None else None
+            refuted = self._talk.suspicions.refute(peer, (heartbeat.incarnation, heartbeat.refuted))
+            if refuted and known is not None and known.silent and not self._talk.detector.pings_of(peer):
+                effects += self._talk.probe(peer, now_ms)  # perhaps we reach it again, too
+            member = peer in self._directory.members
+            if not self._directory.hear(heartbeat, beat):
+                self._pulled[peer] = asked or self._pulled.get(peer, False)
+                bound(self._pulled, PULLED_MAX)
+                wanted.append(peer)
+            elif member:
+                urgent = spoken != (heartbeat.version, heartbeat.refuted) or not heartbeat.lease_ms
+                self._talk.rumours.tell_heartbeat(peer, beat, len(self._directory.members), urgent=urgent)
+        step = PULLED_PER_MESSAGE_MAX
+        chunks = [tuple(wanted[i : i + step]) for i in range(0, len(wanted), step)]
+        return [*effects, *(Send(source, Pull(chunk)) for chunk in chunks)]
+
+    def _check(self, value: Message, signer: PeerId, body: bytes, signature: bytes) -> None:
+        if not self._keys.verify(signer, SIGNED_DOMAINS[type(value)], body, signature):
+            raise RemoteError(f"{type(value).__name__.lower()} is not signed by {signer}")
+
+    def _known(self, peer: PeerId) -> Known | None:
+        if peer == self._keys.peer:
+            return self._talk.herald.known()
+        entry = self._directory.get(peer)
+        same = entry is not None and entry.heartbeat.version == entry.record.version
+        return Known(entry.signed, entry.beat) if entry is not None and same else None
+
+    def _minds(self, source: PeerId, heartbeat: Heartbeat, now_ms: int) -> bool:
+        """Whether what `source` says of another is worth the trouble: not from a flood, and not of one too many."""
+        peer = PeerId(heartbeat.peer)
+        if self._outsiders.get(peer) == heartbeat.version or not self._hearsay.take(source, now_ms):
+            return False
+        return self._directory.get(peer) is not None or not self._is_full()
+
+    def _is_full(self) -> bool:
+        """Whether we have heard of as many members as we can believe without having met them."""
+        members = self._directory.members
+        return len(members) >= STRANGERS_MAX and sum(not e.met for e in members.values()) >= STRANGERS_MAX
+
+    def _learn(
+        self,
+        source: PeerId,
+        record: Record,
+        heartbeat: Heartbeat,
+        signed: Known,
+        now_ms: int,
+        neighbours: set[PeerId],
+    ) -> list[Effect]:
+        peer = PeerId(record.peer)
+        before = self._directory.get(peer)
+        if not heartbeat.lease_ms or not is_timely(heartbeat, now_ms):
+            return []
+        if before is None and not self._directory.believes(heartbeat, now_ms):
+            return []
+        paths = self._cells.paths(peer, record.agents) if record.space == self._space else ()
+        follows = self._cells.follows(paths)
+        asked = self._pulled.pop(peer, False)
+        if not follows and not asked and peer != source:
+            self._outsiders[peer] = record.version
+            bound(self._outsiders, OUTSIDERS_MAX)
+            return []
+        if follows and before is None and peer != source and self._is_full():
+            return []
+        if not self._directory.learn(record, signed.record, heartbeat, signed.heartbeat, paths):
+            return []
+        if peer == source:
+            self._directory.up(peer)
+            self._talk.suspicions.drop(peer)
+        effects: list[Effect] = []
+        if follows:
+            self._talk.rumours.tell_heartbeat(peer, signed.heartbeat, len(self._directory.members), urgent=True)
+        if follows and before is None and peer == source:  # nobody else may have heard of it yet
+            near = sorted(neighbours.intersection(self._directory.members) - {peer})
+            chosen = self._rng.sample(near, min(INTRODUCED_TO, len(near)))
+            effects += [self._talk.ping(other) for other in chosen]
+        if before is None or before.silent or before.record.addresses != record.addresses:
+            effects.append(Learn(peer, record.addresses))
+        return effects
+
+    def _take_suspicion(self, source: PeerId, signed: SignedSuspicion, now_ms: int) -> list[Effect]:
+        suspicion = suspicion_in(signed.body)
+        accuser, accused = PeerId(suspicion.accuser), PeerId(suspicion.accused)
+        proof: Proof = (suspicion.incarnation, suspicion.refuted)
+        if accuser == self._keys.peer:
+            return []
+        if accused == self._keys.peer:
+            self._check(suspicion, accuser, signed.body, signed.signature)
+            return self._refute(source, proof, now_ms)
+        entry = self._directory.members.get(accused)
+        if entry is None or proof != entry.proof:
+            return []
+        if self._directory.get(accuser) is None or self._directory.shuns(accuser, now_ms):
+            return []
+        if self._talk.suspicions.heard(accused, proof, accuser):
+            return []
+        self._check(suspicion, accuser, signed.body, signed.signature)
+        if not self._accusations.take(accuser, now_ms):
+            return []
+        if not self._talk.suspicions.accuse(accused, proof, accuser, now_ms):
+            return []
+        members = len(self._directory.members)
+        self._talk.rumours.tell_suspicion(accused, accuser, signed, members)
+        look = not self._talk.detector.pings_of(accused) and self._rng.random() * members < CONFIRMERS
+        return self._talk.probe(accused, now_ms) if look else []
+
+    def _refute(self, source: PeerId, proof: Proof, now_ms: int) -> list[Effect]:
+        """We are thought to be gone: say that we are not, and wonder whether it is our fault."""
+        if not self._talk.herald.refute(proof, now_ms):
+            return []
+        if now_ms - self._doubted_ms >= self._talk.detector.tick_ms:  # a liar slows us down by one step at most
+            self._doubted_ms = now_ms
+            self._talk.detector.worse()
+        return [self._talk.ping(source)]
+
+
+@lru_cache(maxsize=1 << 14)
+def heartbeat_in(body: bytes) -> Heartbeat:
+    """The heartbeat in `body`, its signature unchecked; the same one comes from several sides.
+
+    Raises:
+        RemoteError: malformed.
+    """
+    return parsed(body, Heartbeat)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=1 << 14)
+def record_in(body: bytes) -> Record:
+    """The record in `body`, its signature unchecked; simulated peers of one process share it.
+
+    Raises:
+        RemoteError: malformed.
+    """
+    return parsed(body, Record)  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=1 << 12)
+def suspicion_in(body: bytes) -> Suspicion:
+    """The suspicion in `body`, its signature unchecked.
+
+    Raises:
+        RemoteError: malformed.
+    """
+    return parsed(body, Suspicion)  # type: ignore[return-value]

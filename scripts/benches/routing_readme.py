@@ -1,0 +1,87 @@
+"""README.md's account of a run of the routing bench, from its JSON alone."""
+
+from typing import Any
+
+NAMES = {
+    "ours": "ours",
+    "ours_15_questions": "ours, a family weighs 15 questions",
+    "ours_150_questions": "ours, a family weighs 150 questions",
+    "ours_blind": "ours, training sets unknown",
+    "cosine_prototypes": "cosine prototypes (PPAI's form)",
+    "uniroute": "UniRoute",
+    "k_nn": "k-NN",
+    "semantic_router_models": "vLLM Semantic Router's scorer, a category per model",
+    "semantic_router_sets": "vLLM Semantic Router's scorer, a category per data set",
+    "ridge_heads": "ridge heads",
+    "best_single": "best single model",
+    "per_set_best": "best model of each data set",
+    "oracle": "oracle",
+    "random": "a model at random",
+}
+SPLITS = {
+    "in_distribution": "Test splits of the data sets that were fitted",
+    "left_out": "A data set that was left out",
+}
+EMBEDDINGS = {"minilm": "MiniLM", "hashing": "default"}
+
+
+def tables(result: dict[str, Any]) -> str:
+    """What was held to a target, then a table per split, then what a choice costs."""
+    parts = [held(result["targets"])]
+    parts += [f"{title}:\n\n{accuracies(result, split)}" for split, title in SPLITS.items()]
+    return "\n\n".join([*parts, default_loses(result["minilm_minus_hashing"]), cost(result["score_over_matvec"])])
+
+
+def held(targets: list[dict[str, Any]]) -> str:
+    """A row per target."""
+    rows = [f"| {row['name'].replace('_', ' ')} | {row['target']} | {measured(row['measured'])} |" for row in targets]
+    return "\n".join(["| | target | measured |", "|---|---|---|", *rows])
+
+
+def accuracies(result: dict[str, Any], split: str) -> str:
+    """A row per method: each data set and their mean with MiniLM, the gap closed, and the mean with the default."""
+    rows = {(row["embedding"], row["method"]): row for row in result["accuracy"] if row["split"] == split}
+    methods = list(dict.fromkeys(method for _, method in rows))
+    fixed = {"embedding", "split", "method", "mean", "gap_closed"}
+    sets = [name for name in next(iter(rows.values())) if name not in fixed]
+    head = ["", *(name.replace("_", " ") for name in sets), "mean", "gap closed", "mean, default embedding"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for method in methods:
+        best, default = rows["minilm", method], rows["hashing", method]
+        cells = [NAMES[method], *(value(best[name]) for name in sets), spread(best["mean"])]
+        cells += [percent(best["gap_closed"]), spread(default["mean"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def default_loses(rows: list[dict[str, Any]]) -> str:
+    """A sentence for what MiniLM brings over the default embedding."""
+    told = [f"{spread(row['accuracy'], 4)} ({row['split'].replace('_', ' ')})" for row in rows]
+    return f"Accuracy of ours with MiniLM less that with the default embedding: {', '.join(told)}."
+
+
+def cost(figure: dict[str, Any]) -> str:
+    """A sentence for what a choice costs."""
+    return (
+        f"Scoring {figure['agents']:,} agents at {figure['prototypes']} prototypes with risk term and the best "
+        f"{figure['best']} takes {figure['score_us']['value']:.0f} us, {spread(figure['ratio'], 2)} times one float32 "
+        f"matrix-vector product of that size."
+    )
+
+
+def measured(found: float | bool | None) -> str:
+    return "not measured" if found is None else f"{found:.4g}"
+
+
+def value(interval: dict[str, Any] | None) -> str:
+    return "not measured" if interval is None else f"{interval['value']:.3f}"
+
+
+def percent(interval: dict[str, Any] | None) -> str:
+    return "not measured" if interval is None else f"{interval['value']:.1%}"
+
+
+def spread(interval: dict[str, Any] | None, digits: int = 3) -> str:
+    if interval is None:
+        return "not measured"
+    return f"{interval['value']:.{digits}f} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"

@@ -17,51 +17,51 @@ from trio_typing import TaskStatus
 
 from p2pagent.engine.base import Delta, Engine, GenerateRequest
 from p2pagent.errors import EngineUnavailableError, LocalError
-from p2pagent.peer.events import (
+from p2pagent.peer.effects import (
     Abort,
     Acknowledged,
-    Answered,
     Archive,
-    Ask,
     Blame,
-    CancelAsk,
-    Delivery,
-    DisputeRecorded,
     Effect,
-    Event,
     Find,
     Generate,
-    Generated,
-    GenerationEnded,
-    GenerationFailed,
     Learn,
     Learned,
-    Misbehaved,
-    Outcome,
     Post,
-    Posted,
     PostRefund,
     Provide,
-    ProvidersFound,
-    Rating,
-    Received,
     RecordDispute,
     RefundAcknowledged,
-    RefundPosted,
     Remember,
     Send,
     SetTimer,
     Shun,
     Tell,
+)
+from p2pagent.peer.events import (
+    Ask,
+    CancelAsk,
+    Delivery,
+    DisputeRecorded,
+    Event,
+    Generated,
+    GenerationEnded,
+    GenerationFailed,
+    Misbehaved,
+    Outcome,
+    Posted,
+    ProvidersFound,
+    Rating,
+    Received,
+    RefundPosted,
     Timer,
     TimerFired,
-    Unanswered,
     Unsent,
-    Update,
 )
 from p2pagent.peer.hub_messages import SignedSheet
 from p2pagent.peer.messages import Dispute, SignedRefund
 from p2pagent.peer.peer import Peer
+from p2pagent.peer.updates import Answered, Unanswered, Update
 from p2pagent.peer.wire import encode, protocol_of
 from p2pagent.types import AgentRef, PeerId
 

@@ -29,9 +29,10 @@ from p2pagent.errors import EngineUnavailableError, Exit, LocalError
 from p2pagent.keys import Keys
 from p2pagent.net import Network
 from p2pagent.peer.disputes import make_refund
-from p2pagent.peer.events import Ask, Disputed, Policy, Rating, RefundPosted, Update
+from p2pagent.peer.events import Ask, Disputed, Policy, Rating, RefundPosted
 from p2pagent.peer.messages import AgentAdvert, Dispute
 from p2pagent.peer.peer import Peer
+from p2pagent.peer.updates import Update
 from p2pagent.peer.wire import FRAME_BYTES_MAX
 from p2pagent.routing.prototypes import Space
 from p2pagent.store import Store

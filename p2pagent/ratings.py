@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from p2pagent.peer.events import Delivery, Learned, Rated, Rating
+from p2pagent.peer.effects import Learned
+from p2pagent.peer.events import Delivery, Rated, Rating
 from p2pagent.types import AgentRef, PeerId
 
 DELIVERIES_MAX = 4096

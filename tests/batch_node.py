@@ -7,7 +7,8 @@ import trio
 
 from p2pagent.api.node import Question
 from p2pagent.errors import Exit, LocalError
-from p2pagent.peer.events import Policy, Update
+from p2pagent.peer.events import Policy
+from p2pagent.peer.updates import Update
 from p2pagent.types import ChatMessage, Sampling
 from tests.scripted_node import ScriptedNode
 

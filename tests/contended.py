@@ -6,10 +6,12 @@ from random import Random
 import msgspec
 
 from p2pagent.peer.auctioneer import Auction, Auctioneer
+from p2pagent.peer.effects import Effect, Send, Tell
 from p2pagent.peer.epochs import EPOCH_MS, epoch_at
-from p2pagent.peer.events import AgentsChanged, Answered, Effect, Received, Send, Tell, Unanswered
+from p2pagent.peer.events import AgentsChanged, Received
 from p2pagent.peer.hub_messages import Book, Commit, Part, Proof, Sheet, SignedBook, SignedSheet
 from p2pagent.peer.sheet import check_book, fill, ordered
+from p2pagent.peer.updates import Answered, Unanswered
 from p2pagent.peer.wire import WireMessage, parsed, sealed
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.engine import EngineModel

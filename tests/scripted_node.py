@@ -19,7 +19,8 @@ from p2pagent.api.node import (
 )
 from p2pagent.config import Preferences
 from p2pagent.errors import Exit, LocalError
-from p2pagent.peer.events import Answered, Candidate, Policy, Text, Unanswered, Update
+from p2pagent.peer.events import Policy
+from p2pagent.peer.updates import Answered, Candidate, Text, Unanswered, Update
 from p2pagent.types import AgentRef, ChatMessage, PeerId, Sampling, Usage
 
 PEER = PeerId("12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X")

@@ -10,7 +10,8 @@ from p2pagent.config import Preferences
 from p2pagent.market.receipts import metered, price_cap
 from p2pagent.peer.credit import Account
 from p2pagent.peer.debts import Debt
-from p2pagent.peer.events import AgentsChanged, Effect, Received, Send
+from p2pagent.peer.effects import Effect, Send
+from p2pagent.peer.events import AgentsChanged, Received
 from p2pagent.peer.messages import (
     AgentAdvert,
     Award,

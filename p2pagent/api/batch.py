@@ -20,8 +20,8 @@ from p2pagent.api.faults import ApiError
 from p2pagent.api.node import Node, Question
 from p2pagent.api.tree import from_tree, to_tree
 from p2pagent.errors import LocalError
-from p2pagent.peer.events import Answered, Restarted, Text, Unanswered, Update
 from p2pagent.peer.messages import TEXT_CHARACTERS_MAX, TOKENS_MAX
+from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered, Update
 from p2pagent.types import Sampling
 
 PATH = "/p2pagent/v1/batch"

@@ -16,7 +16,7 @@ from p2pagent.api.chat_response import Shapes, unanswered
 from p2pagent.api.faults import ApiError
 from p2pagent.api.node import Node
 from p2pagent.errors import LocalError
-from p2pagent.peer.events import Answered, Restarted, Text, Unanswered, Update
+from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered, Update
 
 _ASKS_MAX = 256
 """Questions under way at a time; a program that asks more is told to come back."""

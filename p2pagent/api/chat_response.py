@@ -6,7 +6,7 @@ import uuid
 from p2pagent.api.chat_request import ChatRequest
 from p2pagent.api.faults import ApiError
 from p2pagent.api.tree import to_tree
-from p2pagent.peer.events import Answered, Restarted, Unanswered
+from p2pagent.peer.updates import Answered, Restarted, Unanswered
 from p2pagent.types import Usage
 
 

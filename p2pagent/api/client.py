@@ -25,7 +25,7 @@ from p2pagent.api.node import (
 )
 from p2pagent.api.tree import from_tree
 from p2pagent.errors import Exit, LocalError
-from p2pagent.peer.events import Answered, Restarted, Text, Unanswered, Update
+from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered, Update
 
 _VIEW_TIMEOUT_S = 10.0
 

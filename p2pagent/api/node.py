@@ -9,7 +9,8 @@ from msgspec import Meta, Struct
 
 from p2pagent.config import Preferences
 from p2pagent.ledger import State
-from p2pagent.peer.events import Policy, Update
+from p2pagent.peer.events import Policy
+from p2pagent.peer.updates import Update
 from p2pagent.types import ChatMessage, Microcredits, PeerId, Sampling
 
 Verdict = Literal["good", "bad"]

@@ -25,8 +25,8 @@ from p2pagent.cli.batch import answer_all, expecting, questions_in
 from p2pagent.cli.explain import candidates_text, judged_text, price_of_answer, price_text
 from p2pagent.cli.output import credits_text, emit_json, note, short
 from p2pagent.errors import Exit, LocalError
-from p2pagent.peer.events import Answered, Restarted, Text, Unanswered
 from p2pagent.peer.messages import TOKENS_MAX
+from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered
 
 
 @app.command(

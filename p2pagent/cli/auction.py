@@ -16,9 +16,9 @@ from p2pagent.cli.story import Story, granted_toll, slot_fault, story_of, story_
 from p2pagent.errors import Exit, LocalError, RemoteError
 from p2pagent.keys import Ed25519Keys, Keys
 from p2pagent.ledger import receipt_in, side
-from p2pagent.peer.events import Answered
 from p2pagent.peer.hub_messages import SignedSheet
 from p2pagent.peer.sheet import SheetView, body_id, check_sheet, open_sheet
+from p2pagent.peer.updates import Answered
 from p2pagent.ratings import Judged
 from p2pagent.store import FILE
 from p2pagent.types import PeerId

@@ -16,8 +16,8 @@ from p2pagent.api.tree import to_tree
 from p2pagent.cli.explain import candidates_text, judged_text, price_of_answer, price_text
 from p2pagent.cli.output import credits_text, note, short
 from p2pagent.errors import Exit, LocalError
-from p2pagent.peer.events import Answered, Restarted, Unanswered, Update
 from p2pagent.peer.messages import TEXT_CHARACTERS_MAX
+from p2pagent.peer.updates import Answered, Restarted, Unanswered, Update
 
 End = Answered | Unanswered
 

@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from p2pagent.cli.output import credits_text, short, table
 from p2pagent.market.receipts import Rates
-from p2pagent.peer.events import Answered, Candidate
 from p2pagent.peer.messages import RateCard, Receipt
+from p2pagent.peer.updates import Answered, Candidate
 from p2pagent.types import Microcredits, Usage
 
 ID_DIGITS = 12

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
+from p2pagent.peer.effects import Effect, Send, SetTimer
 from p2pagent.peer.epochs import (
     BOOK_MS,
     EPOCH_SKEW,
@@ -21,7 +22,7 @@ from p2pagent.peer.epochs import (
     epoch_at,
     is_current,
 )
-from p2pagent.peer.events import Effect, Send, SetTimer, Timer
+from p2pagent.peer.events import Timer
 from p2pagent.peer.hub_messages import (
     BIDS_BYTES_MAX,
     BOOK_BYTES_MAX,

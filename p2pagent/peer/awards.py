@@ -8,7 +8,8 @@ Rule 3: who was awarded and did not deliver has given a bad answer, unless what 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.peer.debts import Debts
-from p2pagent.peer.events import Blame, Effect, Rating, Remember, Restarted, Send, SetTimer, Tell, Text, Timer
+from p2pagent.peer.effects import Blame, Effect, Remember, Send, SetTimer, Tell
+from p2pagent.peer.events import Rating, Timer
 from p2pagent.peer.memory import Memory
 from p2pagent.peer.messages import Award, Chunk, Final, Release
 from p2pagent.peer.outcomes import judged
@@ -17,6 +18,7 @@ from p2pagent.peer.scout import Scout
 from p2pagent.peer.table import Table
 from p2pagent.peer.telling import answered
 from p2pagent.peer.terms import check_final, make_award
+from p2pagent.peer.updates import Restarted, Text
 
 PROGRESS_MS = 10_000
 """An awarded agent that says nothing for this long, beyond what it predicted, has failed."""

@@ -10,8 +10,9 @@ from random import Random
 from msgspec import Struct, field
 
 from p2pagent.keys import Keys
+from p2pagent.peer.effects import Blame, Effect, Send, SetTimer
 from p2pagent.peer.epochs import EPOCH_MS, Cast, epoch_at
-from p2pagent.peer.events import Blame, Cleared, Contest, Effect, Send, SetTimer, Timer
+from p2pagent.peer.events import Cleared, Contest, Timer
 from p2pagent.peer.hub_messages import (
     BID_BYTES_MAX,
     GAINS_MAX,

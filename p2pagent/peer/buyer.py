@@ -16,7 +16,8 @@ from p2pagent.peer.awards import Awards
 from p2pagent.peer.batches import Batches
 from p2pagent.peer.calling import Calling
 from p2pagent.peer.debts import Debts
-from p2pagent.peer.events import Ask, Blame, Cleared, Effect, Send, SetTimer, Timer, Withdraw
+from p2pagent.peer.effects import Blame, Effect, Send, SetTimer
+from p2pagent.peer.events import Ask, Cleared, Timer, Withdraw
 from p2pagent.peer.hub import Hub
 from p2pagent.peer.lookout import Lookout
 from p2pagent.peer.memory import Memory

@@ -6,7 +6,8 @@ from p2pagent.keys import Keys
 from p2pagent.peer.awards import Awards
 from p2pagent.peer.choice import utility
 from p2pagent.peer.contests import CONTESTS_MAX, contest, granted, is_contested
-from p2pagent.peer.events import Cleared, Effect, Send, SetTimer, Timer
+from p2pagent.peer.effects import Effect, Send, SetTimer
+from p2pagent.peer.events import Cleared, Timer
 from p2pagent.peer.hub_messages import Claim
 from p2pagent.peer.messages import Release
 from p2pagent.peer.query import Conversation, Query

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from p2pagent.keys import Keys
 from p2pagent.peer.credit import Credit
-from p2pagent.peer.events import Acknowledged, Effect, Post, Send
+from p2pagent.peer.effects import Acknowledged, Effect, Post, Send
 from p2pagent.peer.messages import Final, Receipt, Settle, Settled
 from p2pagent.peer.wire import SIGNED_DOMAINS, receipt_id
 from p2pagent.types import Microcredits, PeerId

@@ -15,17 +15,8 @@ from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.peer.credit import Credit
 from p2pagent.peer.debts import REMINDERS_MAX
-from p2pagent.peer.events import (
-    Blame,
-    Disputed,
-    DisputeRecorded,
-    Effect,
-    PostRefund,
-    RecordDispute,
-    RefundAcknowledged,
-    RefundPosted,
-    Send,
-)
+from p2pagent.peer.effects import Blame, Effect, PostRefund, RecordDispute, RefundAcknowledged, Send
+from p2pagent.peer.events import Disputed, DisputeRecorded, RefundPosted
 from p2pagent.peer.messages import Dispute, Receipt, Refund, Settled, SignedRefund
 from p2pagent.peer.wire import opened, parsed, sealed
 from p2pagent.types import PeerId

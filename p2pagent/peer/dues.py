@@ -3,7 +3,7 @@
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.peer.credit import Credit
-from p2pagent.peer.events import Effect, Post, Send
+from p2pagent.peer.effects import Effect, Post, Send
 from p2pagent.peer.messages import Receipt, Settle, Settled
 from p2pagent.peer.wire import opened, receipt_id
 from p2pagent.types import PeerId

@@ -12,7 +12,7 @@ from p2pagent.keys import Keys
 from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.cells import Cells
 from p2pagent.peer.directory import Directory, Proof, bound, is_timely
-from p2pagent.peer.events import Effect, Learn, Send
+from p2pagent.peer.effects import Effect, Learn, Send
 from p2pagent.peer.messages import (
     Delta,
     Heartbeat,

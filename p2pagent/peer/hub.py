@@ -14,17 +14,9 @@ from p2pagent.peer.auctioneer import Auctioneer
 from p2pagent.peer.bidder import Bidder
 from p2pagent.peer.credit import Credit
 from p2pagent.peer.directory import Directory
+from p2pagent.peer.effects import Archive, Blame, Effect, Send, SetTimer, Shun
 from p2pagent.peer.epochs import GRANT_MS, Cast
-from p2pagent.peer.events import (
-    Archive,
-    Blame,
-    Effect,
-    Send,
-    SetTimer,
-    SheetKnown,
-    Shun,
-    Timer,
-)
+from p2pagent.peer.events import SheetKnown, Timer
 from p2pagent.peer.hub_messages import (
     Acknowledgement,
     Book,

@@ -9,7 +9,7 @@ from p2pagent.errors import RemoteError
 from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.cells import Cells
 from p2pagent.peer.directory import Directory, bound
-from p2pagent.peer.events import Effect, Find, Provide, Send
+from p2pagent.peer.effects import Effect, Find, Provide, Send
 from p2pagent.peer.hearsay import PULLED_MAX, Hearsay
 from p2pagent.peer.messages import AgentAdvert, Look, Sight
 from p2pagent.peer.talk import REQUEST_BURST, REQUEST_REFILL_MS, Talk

@@ -10,7 +10,8 @@ from p2pagent.keys import Keys
 from p2pagent.peer.cells import Cells
 from p2pagent.peer.detector import Detector
 from p2pagent.peer.directory import Directory
-from p2pagent.peer.events import Effect, SetTimer, Timer
+from p2pagent.peer.effects import Effect, SetTimer
+from p2pagent.peer.events import Timer
 from p2pagent.peer.hearsay import Hearsay
 from p2pagent.peer.herald import Herald
 from p2pagent.peer.lookout import Lookout

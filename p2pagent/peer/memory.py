@@ -6,7 +6,8 @@ from random import Random
 import msgspec
 
 from p2pagent.peer.directory import bound
-from p2pagent.peer.events import Delivery, Effect, Learned, Rated, Rating
+from p2pagent.peer.effects import Effect, Learned
+from p2pagent.peer.events import Delivery, Rated, Rating
 from p2pagent.routing.exploration import explored
 from p2pagent.routing.posteriors import Experience
 from p2pagent.routing.prototypes import Relevance, Space

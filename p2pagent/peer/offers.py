@@ -9,8 +9,9 @@ from msgspec import Struct
 from p2pagent.keys import Keys
 from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.credit import Credit
+from p2pagent.peer.effects import Blame, Effect, Send, SetTimer
 from p2pagent.peer.epochs import EPOCH_MS, GRANT_MS, Cast, is_current
-from p2pagent.peer.events import Blame, Effect, Send, SetTimer, Timer
+from p2pagent.peer.events import Timer
 from p2pagent.peer.hub_messages import (
     LOTS_MAX,
     Acknowledgement,

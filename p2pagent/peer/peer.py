@@ -17,16 +17,15 @@ from p2pagent.peer.credit import Account, Credit
 from p2pagent.peer.debts import Debt, Debts
 from p2pagent.peer.disputes import Disputes
 from p2pagent.peer.dues import Dues
+from p2pagent.peer.effects import Blame, Effect, Send, SetTimer, Shun
 from p2pagent.peer.events import (
     AgentsChanged,
     Ask,
-    Blame,
     CancelAsk,
     Cleared,
     Contest,
     Disputed,
     DisputeRecorded,
-    Effect,
     Event,
     Generated,
     GenerationEnded,
@@ -42,10 +41,7 @@ from p2pagent.peer.events import (
     Rated,
     Received,
     RefundPosted,
-    Send,
-    SetTimer,
     SheetKnown,
-    Shun,
     Timer,
     TimerFired,
     Unsent,

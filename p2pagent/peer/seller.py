@@ -17,7 +17,8 @@ from p2pagent.keys import Keys
 from p2pagent.market.receipts import metered
 from p2pagent.peer.choice import OUTPUT_TOKENS_EXPECTED
 from p2pagent.peer.credit import Credit
-from p2pagent.peer.events import Abort, Blame, Effect, Generate, GenerationEnded, Send, SetTimer, Timer
+from p2pagent.peer.effects import Abort, Blame, Effect, Generate, Send, SetTimer
+from p2pagent.peer.events import GenerationEnded, Timer
 from p2pagent.peer.hub_messages import Claim
 from p2pagent.peer.messages import (
     AgentAdvert,

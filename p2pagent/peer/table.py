@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from p2pagent.peer.events import Effect, Send, Tell, Unanswered
+from p2pagent.peer.effects import Effect, Send, Tell
 from p2pagent.peer.messages import Release
 from p2pagent.peer.query import Conversation, Query
 from p2pagent.peer.scout import Bound, bound_for
 from p2pagent.peer.telling import explained
+from p2pagent.peer.updates import Unanswered
 from p2pagent.types import PeerId
 
 

@@ -3,9 +3,10 @@
 from typing import Literal
 
 from p2pagent.peer.choice import Option, utility
-from p2pagent.peer.events import Answered, Ask, Candidate
+from p2pagent.peer.events import Ask
 from p2pagent.peer.messages import Final, Receipt
 from p2pagent.peer.query import Conversation, Query
+from p2pagent.peer.updates import Answered, Candidate
 from p2pagent.types import AgentRef, Microcredits, PeerId, Usage
 
 EXPLAINED_MAX = 16

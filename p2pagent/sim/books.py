@@ -3,7 +3,8 @@
 from collections import defaultdict
 
 from p2pagent.ledger import gives_back, receipt_in, refund_in
-from p2pagent.peer.events import Outcome, Post
+from p2pagent.peer.effects import Post
+from p2pagent.peer.events import Outcome
 from p2pagent.peer.messages import Dispute, SignedRefund
 from p2pagent.types import PeerId
 

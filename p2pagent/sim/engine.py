@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from p2pagent.peer.events import Generate, Generated, GenerationEnded
+from p2pagent.peer.effects import Generate
+from p2pagent.peer.events import Generated, GenerationEnded
 from p2pagent.sim.prefixes import CHARACTERS_PER_TOKEN, PrefixCache, tokens_of
 from p2pagent.types import ChatMessage, Usage
 

@@ -7,7 +7,8 @@ from typing import Literal
 import msgspec
 
 from p2pagent.keys import Keys
-from p2pagent.peer.events import Effect, Event, Generate, Send
+from p2pagent.peer.effects import Effect, Generate, Send
+from p2pagent.peer.events import Event
 from p2pagent.peer.messages import (
     Ack,
     AgentAdvert,

@@ -3,7 +3,8 @@
 from msgspec import Struct
 
 from p2pagent.config import Preferences
-from p2pagent.peer.events import Answered, Ask, Policy, Unanswered
+from p2pagent.peer.events import Ask, Policy
+from p2pagent.peer.updates import Answered, Unanswered
 from p2pagent.sim.demand import OUTPUT_TOKENS, TOKENS_OVER_MEAN_MAX
 from p2pagent.sim.metrics import Experts, Tally
 from p2pagent.sim.population import Agent, Population, Question

@@ -16,37 +16,39 @@ from hashlib import blake2b
 from random import Random
 from typing import NamedTuple
 
-from p2pagent.peer.events import (
+from p2pagent.peer.effects import (
     Abort,
     Archive,
     Blame,
-    DisputeRecorded,
     Effect,
-    Event,
     Find,
     Generate,
     Learn,
-    PeerDown,
-    PeerIdle,
-    PeerUp,
     Post,
-    Posted,
     PostRefund,
     Provide,
-    ProvidersFound,
-    Received,
     RecordDispute,
-    RefundPosted,
     Send,
     SetTimer,
     Shun,
     Tell,
+)
+from p2pagent.peer.events import (
+    DisputeRecorded,
+    Event,
+    PeerDown,
+    PeerIdle,
+    PeerUp,
+    Posted,
+    ProvidersFound,
+    Received,
+    RefundPosted,
     TimerFired,
     Unsent,
-    Update,
 )
 from p2pagent.peer.hub_messages import SignedSheet
 from p2pagent.peer.peer import Peer
+from p2pagent.peer.updates import Update
 from p2pagent.peer.wire import GOSSIP_PROTOCOL, WireMessage, decode, encode, protocol_of
 from p2pagent.sim.books import Books
 from p2pagent.sim.contacts import CONTACTS_MAX, DIAL_LIMIT_MS, DIAL_ROUND_TRIPS, SILENCE_MS, Contact, idlest

@@ -17,7 +17,7 @@ from p2pagent.config import Agent, Engine
 from p2pagent.errors import Exit, LocalError, bare_local_errors
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import audit
-from p2pagent.peer.events import Answered
+from p2pagent.peer.updates import Answered
 from p2pagent.testnet import exam
 from p2pagent.testnet.churn import Churn
 from p2pagent.testnet.exam import Outcome, Report, Task

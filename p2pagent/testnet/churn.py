@@ -7,7 +7,7 @@ import httpx
 import trio
 
 from p2pagent.errors import LocalError
-from p2pagent.peer.events import Answered
+from p2pagent.peer.updates import Answered
 from p2pagent.testnet.exam import Tally
 from p2pagent.testnet.fleet import Daemon
 from p2pagent.types import PrivacyClass

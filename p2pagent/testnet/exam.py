@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from p2pagent.experts.families import FAMILIES, Family, Question, check, questions
 from p2pagent.ledger import AuditReport
-from p2pagent.peer.events import Answered
+from p2pagent.peer.updates import Answered
 from p2pagent.types import AgentRef
 
 

@@ -23,7 +23,7 @@ from p2pagent.engine.vllm_process import free_port
 from p2pagent.errors import Exit, LocalError
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import SignedReceipt
-from p2pagent.peer.events import Answered
+from p2pagent.peer.updates import Answered
 from p2pagent.store import FILE
 from p2pagent.types import PeerId, PrivacyClass
 

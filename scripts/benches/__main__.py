@@ -118,7 +118,7 @@ def routing_command(
     """Does the scorer choose well among real models, and what does a choice cost?
 
     Fits ours and the published routers to real models' scores on training splits and asks on test splits, of the same
-    data sets and of one that was left out, with each embedder that is installed. The full run takes about half an hour
+    data sets and of one that was left out, with each embedder that is installed. The full run takes about 15 minutes
     with MiniLM.
 
     Examples:

@@ -20,9 +20,10 @@ from p2pagent.config import Preferences
 from p2pagent.market.clearing import clear
 from p2pagent.peer import directory, hub, sheets
 from p2pagent.peer.contests import CONTESTS_MAX
+from p2pagent.peer.effects import Archive, Effect, Send
 from p2pagent.peer.epochs import EPOCH_MS, WIDE_HUB_AGENTS_MAX
-from p2pagent.peer.events import Archive, Contest, Effect, Received, Send
 from p2pagent.peer.events import Cleared as Notice
+from p2pagent.peer.events import Contest, Received
 from p2pagent.peer.hub_messages import Claim
 from p2pagent.peer.messages import (
     AgentAdvert,

@@ -23,10 +23,10 @@ from p2pagent.keys import Ed25519Keys, Keys
 from p2pagent.ledger import audit, receipt_in
 from p2pagent.market.receipts import metered
 from p2pagent.peer.epochs import EPOCH_MS, epoch_at
-from p2pagent.peer.events import Answered
 from p2pagent.peer.hub_messages import Sheet, SignedSheet
 from p2pagent.peer.messages import Receipt
 from p2pagent.peer.sheet import SheetView, check_sheet, fill, slot_price
+from p2pagent.peer.updates import Answered
 from p2pagent.peer.wire import encode, opened, parsed
 from p2pagent.routing.hubs import ROOT, draw
 from p2pagent.store import FILE

@@ -19,7 +19,7 @@ from p2pagent.api.node import Question as Put
 from p2pagent.experts.families import Question, check
 from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import audit
-from p2pagent.peer.events import Answered, Restarted, Text, Update
+from p2pagent.peer.updates import Answered, Restarted, Text, Update
 from p2pagent.testnet.fleet import Daemon, fleet
 from tests.integration.paced import ANSWER_TOKENS, FAMILIES, Endpoint, agents
 

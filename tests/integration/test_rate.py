@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from p2pagent.peer.events import Answered, Candidate
+from p2pagent.peer.updates import Answered, Candidate
 from p2pagent.testnet.fleet import Daemon, fleet
 from tests.integration.paced import FAMILIES, Endpoint, agents
 

@@ -16,22 +16,15 @@ from p2pagent.ledger import receipt_in
 from p2pagent.peer.credit import Account
 from p2pagent.peer.debts import Debt
 from p2pagent.peer.disputes import make_refund
+from p2pagent.peer.effects import Acknowledged, Blame, Effect, Post, PostRefund, RecordDispute, RefundAcknowledged, Send
 from p2pagent.peer.events import (
-    Acknowledged,
-    Blame,
     Disputed,
     DisputeRecorded,
-    Effect,
     Event,
     PeerUp,
-    Post,
     Posted,
-    PostRefund,
     Received,
-    RecordDispute,
-    RefundAcknowledged,
     RefundPosted,
-    Send,
     Timer,
     TimerFired,
 )

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from p2pagent.peer.cells import Cells
 from p2pagent.peer.detector import HEALTH_MAX, PROBES_MAX
 from p2pagent.peer.directory import CLOCK_SKEW_MS, LEASE_MS_MAX, PEERS_MAX
-from p2pagent.peer.events import Blame, PeerDown, PeerIdle, PeerUp, Received, Send, SetTimer, TimerFired, Unsent
+from p2pagent.peer.effects import Blame, Send, SetTimer
+from p2pagent.peer.events import PeerDown, PeerIdle, PeerUp, Received, TimerFired, Unsent
 from p2pagent.peer.hearsay import STRANGERS_MAX
 from p2pagent.peer.messages import (
     Ack,

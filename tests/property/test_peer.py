@@ -12,39 +12,39 @@ from hypothesis import strategies as st
 
 from p2pagent.peer.awards import OWN_PROGRESS_MS, PREDICTED_MS_MAX
 from p2pagent.peer.calling import ROUNDS_MAX
-from p2pagent.peer.epochs import EPOCH_MS
-from p2pagent.peer.events import (
+from p2pagent.peer.effects import (
     Abort,
-    AgentsChanged,
-    Answered,
     Blame,
-    CancelAsk,
-    Delivery,
     Effect,
-    Event,
     Find,
     Generate,
-    Generated,
-    GenerationEnded,
-    GenerationFailed,
     Learned,
-    Leave,
-    PeerDown,
-    PeerUp,
     Post,
-    Posted,
-    ProvidersFound,
-    Rated,
-    Rating,
-    Received,
     Remember,
     Send,
     SetTimer,
     Shun,
     Tell,
+)
+from p2pagent.peer.epochs import EPOCH_MS
+from p2pagent.peer.events import (
+    AgentsChanged,
+    CancelAsk,
+    Delivery,
+    Event,
+    Generated,
+    GenerationEnded,
+    GenerationFailed,
+    Leave,
+    PeerDown,
+    PeerUp,
+    Posted,
+    ProvidersFound,
+    Rated,
+    Rating,
+    Received,
     Timer,
     TimerFired,
-    Unanswered,
     Unsent,
 )
 from p2pagent.peer.hub import BOOKS_MAX, CLAIMS_MAX
@@ -94,6 +94,7 @@ from p2pagent.peer.messages import (
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.sheet import check_book
 from p2pagent.peer.terms import QUOTES_MS
+from p2pagent.peer.updates import Answered, Unanswered
 from p2pagent.peer.wire import WireMessage, decode, encode, parsed, protocol_of, sealed
 from p2pagent.routing import game
 from p2pagent.routing.posteriors import Experience

@@ -18,20 +18,8 @@ from p2pagent.market.clearing import assign
 from p2pagent.peer.batches import BATCH_OPEN_MAX
 from p2pagent.peer.calling import GATHER_MS
 from p2pagent.peer.choice import OUTPUT_TOKENS_EXPECTED, Option
-from p2pagent.peer.events import (
-    Ask,
-    CancelAsk,
-    Effect,
-    Event,
-    Generate,
-    PeerUp,
-    Received,
-    SetTimer,
-    Tell,
-    Timer,
-    TimerFired,
-    Unanswered,
-)
+from p2pagent.peer.effects import Effect, Generate, SetTimer, Tell
+from p2pagent.peer.events import Ask, CancelAsk, Event, PeerUp, Received, Timer, TimerFired
 from p2pagent.peer.hub_messages import Commit, SignedCommit
 from p2pagent.peer.messages import Award, Call, Chunk, Quote, Refuse, SignedQuote
 from p2pagent.peer.peer import Peer
@@ -39,6 +27,7 @@ from p2pagent.peer.query import Conversation, Query
 from p2pagent.peer.rounds import Decision, decide
 from p2pagent.peer.terms import QUOTES_MS
 from p2pagent.peer.together import most_free, read_together, served_at_once
+from p2pagent.peer.updates import Unanswered
 from p2pagent.peer.wire import parsed
 from p2pagent.routing.game import PROBES_MAX
 from p2pagent.routing.prototypes import Relevance, Space

@@ -5,8 +5,9 @@ from random import Random
 import pytest
 
 from p2pagent.market.receipts import metered
+from p2pagent.peer.effects import Send, Shun
 from p2pagent.peer.epochs import EPOCH_MS
-from p2pagent.peer.events import Received, Send, Shun
+from p2pagent.peer.events import Received
 from p2pagent.peer.hub_messages import (
     Claim,
     Commit,

@@ -12,7 +12,8 @@ import p2pagent.peer.cells as cells_module
 import p2pagent.peer.hearsay as hearsay_module
 from p2pagent.peer.detector import NUMBERS, SUSPICION_MULTIPLE, TICK_MS
 from p2pagent.peer.directory import PEERS_MAX
-from p2pagent.peer.events import AgentsChanged, Effect, Event, Leave, Received, Send, TimerFired
+from p2pagent.peer.effects import Effect, Send
+from p2pagent.peer.events import AgentsChanged, Event, Leave, Received, TimerFired
 from p2pagent.peer.hearsay import STRANGERS_MAX
 from p2pagent.peer.lookout import WIDEN_MS
 from p2pagent.peer.membership import RETRY_MS

@@ -4,7 +4,8 @@ from random import Random
 
 import pytest
 
-from p2pagent.peer.events import Answered, Ask, Leave, Restarted, Text, Unanswered
+from p2pagent.peer.events import Ask, Leave
+from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.links import clogged, lossy, partitioned, uniform
 from p2pagent.sim.world import Handled, World

@@ -15,7 +15,9 @@ from trio.testing import MockClock
 
 from p2pagent.driver import Driver
 from p2pagent.engine.base import Capabilities, Completion, Delta, EngineStatistics, GenerateRequest
-from p2pagent.peer.events import Answered, Ask, Delivery, Effect, Event, Learned, PeerUp, Rating, Received
+from p2pagent.peer.effects import Effect, Learned
+from p2pagent.peer.events import Ask, Delivery, Event, PeerUp, Rating, Received
+from p2pagent.peer.updates import Answered
 from p2pagent.peer.wire import decode
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.engine import EngineModel

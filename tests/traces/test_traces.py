@@ -11,7 +11,9 @@ import pytest
 from msgspec import Struct
 
 from p2pagent.peer import wire
-from p2pagent.peer.events import Answered, Effect, Event, Received, Send, SetTimer, Tell, TimerFired, Unanswered
+from p2pagent.peer.effects import Effect, Send, SetTimer, Tell
+from p2pagent.peer.events import Event, Received, TimerFired
+from p2pagent.peer.updates import Answered, Unanswered
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.links import uniform
 from p2pagent.sim.world import Handled, World

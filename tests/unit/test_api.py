@@ -14,7 +14,8 @@ import trio
 from p2pagent.api.guard import BODY_BYTES_MAX
 from p2pagent.api.server import serve
 from p2pagent.errors import Exit, LocalError
-from p2pagent.peer.events import Policy, Restarted, Text, Unanswered
+from p2pagent.peer.events import Policy
+from p2pagent.peer.updates import Restarted, Text, Unanswered
 from p2pagent.types import AgentRef, ChatMessage, Sampling
 from tests.batch_node import BatchNode
 from tests.scripted_node import ANSWERED, NOBODY, SELLER, ScriptedNode

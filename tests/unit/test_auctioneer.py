@@ -5,8 +5,9 @@ from collections.abc import Iterable
 import pytest
 
 from p2pagent.peer.auctioneer import AUCTIONS_MAX, CLOSED_MAX
+from p2pagent.peer.effects import Blame, Effect, SetTimer
 from p2pagent.peer.epochs import BOOK_MS, EPOCH_MS, EPOCH_SKEW, GATHER_MS, REVEAL_MS
-from p2pagent.peer.events import Blame, Effect, SetTimer, Timer, TimerFired
+from p2pagent.peer.events import Timer, TimerFired
 from p2pagent.peer.hub_messages import (
     Acknowledgement,
     Book,

@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from p2pagent.peer.contests import CONTESTS_MAX
+from p2pagent.peer.effects import Blame, Effect, SetTimer, Shun
 from p2pagent.peer.epochs import EPOCH_MS
-from p2pagent.peer.events import Blame, CancelAsk, Effect, PeerDown, PeerUp, SetTimer, Shun, Timer, TimerFired
+from p2pagent.peer.events import CancelAsk, PeerDown, PeerUp, Timer, TimerFired
 from p2pagent.peer.hub import PROOF_BURST
 from p2pagent.peer.hub_messages import (
     Acknowledgement,

@@ -12,36 +12,34 @@ from p2pagent.peer.awards import OWN_PROGRESS_MS, PREDICTED_MS_MAX, PROGRESS_MS
 from p2pagent.peer.buyer import FIND_MS
 from p2pagent.peer.calling import LATE_MS
 from p2pagent.peer.directory import FAULT_MS, FAULTS_MAX
-from p2pagent.peer.events import (
-    Answered,
+from p2pagent.peer.effects import (
     Archive,
-    Ask,
     Blame,
-    CancelAsk,
     Effect,
     Find,
     Generate,
-    Generated,
-    GenerationEnded,
-    GenerationFailed,
     Learned,
-    Misbehaved,
-    PeerDown,
-    PeerUp,
     Post,
-    Posted,
-    ProvidersFound,
-    Rated,
-    Rating,
     Remember,
-    Restarted,
     Send,
     SetTimer,
     Shun,
     Tell,
-    Text,
+)
+from p2pagent.peer.events import (
+    Ask,
+    CancelAsk,
+    Generated,
+    GenerationEnded,
+    GenerationFailed,
+    Misbehaved,
+    PeerDown,
+    PeerUp,
+    Posted,
+    ProvidersFound,
+    Rated,
+    Rating,
     TimerFired,
-    Unanswered,
 )
 from p2pagent.peer.hub import FETCHES_MAX
 from p2pagent.peer.hub_messages import Fetch, SignedSheet
@@ -63,6 +61,7 @@ from p2pagent.peer.sheet import body_id
 from p2pagent.peer.sheets import CLOCK_MS
 from p2pagent.peer.telling import explained
 from p2pagent.peer.terms import QUOTES_MS
+from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered
 from p2pagent.peer.wire import SIGNED_DOMAINS, WireMessage, encode, receipt_id, sealed
 from p2pagent.routing import exploration, game
 from p2pagent.routing.hubs import draw

@@ -22,7 +22,8 @@ from p2pagent.cli.output import credits_text
 from p2pagent.config import Config, Network
 from p2pagent.errors import Exit, LocalError
 from p2pagent.invite import Invite, decode, encode
-from p2pagent.peer.events import Policy, Restarted, Text, Unanswered
+from p2pagent.peer.events import Policy
+from p2pagent.peer.updates import Restarted, Text, Unanswered
 from p2pagent.store import FILE
 from p2pagent.types import AgentRef
 from tests.batch_node import BatchNode

@@ -4,7 +4,8 @@ import pytest
 
 from p2pagent.config import Preferences
 from p2pagent.peer.credit import BUYERS_MAX, FORGIVEN_MS, UNSIGNED_PER_BUYER_MAX, Account, Credit
-from p2pagent.peer.events import Generate, GenerationEnded, Post, Posted
+from p2pagent.peer.effects import Generate, Post
+from p2pagent.peer.events import GenerationEnded, Posted
 from p2pagent.peer.messages import Call, Chunk, Final, Receipt, Refuse, Settle, Settled, SignedQuote
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import SIGNED_DOMAINS

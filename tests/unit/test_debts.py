@@ -4,7 +4,8 @@ import pytest
 
 from p2pagent.peer.credit import Account, Credit
 from p2pagent.peer.debts import DEBTS_MAX, REMINDERS_MAX, Debt, Debts
-from p2pagent.peer.events import Acknowledged, Effect, PeerUp, Post, Posted, Send, SetTimer, Timer, TimerFired
+from p2pagent.peer.effects import Acknowledged, Effect, Post, Send, SetTimer
+from p2pagent.peer.events import PeerUp, Posted, Timer, TimerFired
 from p2pagent.peer.messages import Call, Chunk, Final, Receipt, Settle, Settled
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import SIGNED_DOMAINS, receipt_id

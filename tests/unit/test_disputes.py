@@ -10,21 +10,8 @@ from p2pagent.ledger import receipt_in, refund_in
 from p2pagent.peer.credit import Account, Credit
 from p2pagent.peer.debts import REMINDERS_MAX
 from p2pagent.peer.disputes import LOOKUPS_PER_PEER_MAX, Disputes, make_refund
-from p2pagent.peer.events import (
-    Blame,
-    Disputed,
-    DisputeRecorded,
-    Effect,
-    Outcome,
-    PeerUp,
-    PostRefund,
-    RecordDispute,
-    RefundAcknowledged,
-    RefundPosted,
-    Send,
-    Timer,
-    TimerFired,
-)
+from p2pagent.peer.effects import Blame, Effect, PostRefund, RecordDispute, RefundAcknowledged, Send
+from p2pagent.peer.events import Disputed, DisputeRecorded, Outcome, PeerUp, RefundPosted, Timer, TimerFired
 from p2pagent.peer.messages import Call, Dispute, Receipt, Settled, SignedRefund
 from p2pagent.peer.wire import encode, receipt_id, sealed
 from p2pagent.routing.prototypes import Space

@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from p2pagent.driver import Driver
-from p2pagent.peer.events import Effect, Event, Learned, Leave
+from p2pagent.peer.effects import Effect, Learned
+from p2pagent.peer.events import Event, Leave
 from p2pagent.types import AgentRef
 from tests.scenario import START_MS
 from tests.strangers import ALICE, BOB

@@ -11,22 +11,8 @@ from p2pagent.config import Preferences
 from p2pagent.peer.cells import FOLLOWED_MAX
 from p2pagent.peer.detector import ACK_MS, HEALTH_MAX, TICK_MS
 from p2pagent.peer.directory import CLOCK_SKEW_MS, FAULTS_MAX, PEERS_MAX
-from p2pagent.peer.events import (
-    Blame,
-    Find,
-    Learn,
-    Leave,
-    PeerDown,
-    PeerIdle,
-    PeerUp,
-    Provide,
-    ProvidersFound,
-    Send,
-    SetTimer,
-    Timer,
-    TimerFired,
-    Unsent,
-)
+from p2pagent.peer.effects import Blame, Find, Learn, Provide, Send, SetTimer
+from p2pagent.peer.events import Leave, PeerDown, PeerIdle, PeerUp, ProvidersFound, Timer, TimerFired, Unsent
 from p2pagent.peer.hearsay import (
     ACCUSE_BURST,
     HEARSAY_BURST,

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from p2pagent.peer import memory as module
-from p2pagent.peer.events import Delivery, Learned, Rated, Rating
+from p2pagent.peer.effects import Learned
+from p2pagent.peer.events import Delivery, Rated, Rating
 from p2pagent.peer.memory import Memory
 from p2pagent.routing import exploration
 from p2pagent.routing.posteriors import HALF_LIFE_DAYS, Experience

@@ -3,19 +3,9 @@
 import msgspec
 import pytest
 
+from p2pagent.peer.effects import Blame, Effect, Generate, Shun
 from p2pagent.peer.epochs import EPOCH_MS, EPOCH_SKEW, GRANT_MS
-from p2pagent.peer.events import (
-    AgentsChanged,
-    Blame,
-    Effect,
-    Generate,
-    GenerationEnded,
-    PeerDown,
-    PeerUp,
-    Shun,
-    Timer,
-    TimerFired,
-)
+from p2pagent.peer.events import AgentsChanged, GenerationEnded, PeerDown, PeerUp, Timer, TimerFired
 from p2pagent.peer.hub import CLAIMS_MAX, CLAIMS_PER_BUYER_MAX, FETCH_BURST
 from p2pagent.peer.hub_messages import (
     Acknowledgement,

@@ -8,7 +8,8 @@ import pytest
 from p2pagent import ratings
 from p2pagent.archive import read_named
 from p2pagent.database import _MIGRATIONS
-from p2pagent.peer.events import Delivery, Learned, Rated, Rating
+from p2pagent.peer.effects import Learned
+from p2pagent.peer.events import Delivery, Rated, Rating
 from p2pagent.ratings import Judged
 from p2pagent.routing.prototypes import Relevance
 from p2pagent.store import open_store

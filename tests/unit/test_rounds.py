@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from p2pagent.market.clearing import assign
 from p2pagent.peer.calling import GATHER_MS
 from p2pagent.peer.choice import Option
-from p2pagent.peer.events import CancelAsk, Effect, Generate, PeerDown, Send, SetTimer, Tell, Timer, TimerFired
+from p2pagent.peer.effects import Effect, Generate, Send, SetTimer, Tell
+from p2pagent.peer.events import CancelAsk, PeerDown, Timer, TimerFired
 from p2pagent.peer.messages import Award, Call, Fail, Quote, Refuse, Release
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.query import Conversation, Query

@@ -6,19 +6,14 @@ import pytest
 from p2pagent.config import Preferences
 from p2pagent.keys import Keys
 from p2pagent.peer.credit import Account
+from p2pagent.peer.effects import Abort, Blame, Effect, Generate, Post, SetTimer
 from p2pagent.peer.events import (
-    Abort,
     AgentsChanged,
-    Blame,
-    Effect,
-    Generate,
     Generated,
     GenerationEnded,
     GenerationFailed,
     PeerDown,
-    Post,
     Posted,
-    SetTimer,
     TimerFired,
 )
 from p2pagent.peer.messages import (

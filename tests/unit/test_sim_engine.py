@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pagent.peer.events import Generate, Generated, GenerationEnded
+from p2pagent.peer.effects import Generate
+from p2pagent.peer.events import Generated, GenerationEnded
 from p2pagent.sim.engine import BatchingModel, Engine, EngineModel, Output
 from p2pagent.sim.prefixes import PrefixCache, tokens_of
 from p2pagent.types import ChatMessage, Sampling, Usage

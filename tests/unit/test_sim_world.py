@@ -4,21 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
+from p2pagent.peer.effects import Effect, Find, Learn, Provide, Send, SetTimer, Shun
 from p2pagent.peer.events import (
-    Effect,
     Event,
-    Find,
-    Learn,
     Leave,
     PeerDown,
     PeerIdle,
     PeerUp,
-    Provide,
     ProvidersFound,
     Received,
-    Send,
-    SetTimer,
-    Shun,
     Timer,
     TimerFired,
     Unsent,

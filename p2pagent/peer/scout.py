@@ -31,6 +31,10 @@ from p2pagent.types import AgentRef, Microcredits, PeerId
 CANDIDATES = 16
 """Strangers among whom it is drawn whom to ask."""
 
+ALIKE = 0.25
+"""Strangers whose expected quality is this close to the best one's are candidates alike. Were it always the best, all
+buyers of a large network would meet at the same few."""
+
 Bound = Mapping[AgentRef, Sequence[tuple[int, float]]]
 """Own questions by the agent to which they go: since when, and with which probability."""
 
@@ -138,15 +142,20 @@ class Scout(Struct):
 
     def _considered(self, query: Query, bound: Bound, now_ms: int) -> list[Option]:
         """The strangers among whom is drawn, with what is believed of them now."""
-        found = [option for option in query.ranked if option.agent.peer != self.me][:CANDIDATES]
-        for option in found:
+        strangers = [option for option in query.ranked if option.agent.peer != self.me]
+        if len(strangers) > CANDIDATES:
+            least = strangers[0].worth_microcredits - int(ALIKE * query.ask.policy.value_microcredits)
+            alike = sum(option.worth_microcredits >= least for option in strangers)
+            drawn = Random(query.seed).sample(range(max(alike, CANDIDATES)), CANDIDATES)
+            strangers = [strangers[place] for place in sorted(drawn)]
+        for option in strangers:
             entry = self.directory.get(option.agent.peer)
             load = entry.load(option.agent.name) if entry is not None else None
             slots = option.advert.slots
             if entry is not None and load is not None:
                 self.loads.heard(option.agent, load, slots, entry.heartbeat.issued_ms, now_ms)
             option.prospect = self.loads.prospect(option.agent, slots, bound.get(option.agent, ()), now_ms)
-        return found
+        return strangers
 
     def _local(self, query: Query, now_ms: int) -> tuple[Option | None, Microcredits]:
         """The local agent that is worth most now, and its utility; nothing without one."""

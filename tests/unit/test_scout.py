@@ -57,10 +57,10 @@ class Ground:
         beat = Heartbeat(keys.peer, 1, at_ms, 0, at_ms, 600_000, (load,))
         assert self.directory.learn(record, SignedRecord(b"", b""), beat, SignedHeartbeat(b"", b""))
 
-    def query(self, **changes: object) -> Query:
+    def query(self, seed: int = 0, **changes: object) -> Query:
         ask: Ask = make_ask("q", SUBJECT, **changes)
         embedding = self.space.embed(ask.turns[-1].content)
-        query = Query(ask, embedding, self.space.nearest(embedding), START_MS)
+        query = Query(ask, embedding, self.space.nearest(embedding), START_MS, seed)
         query.ranked = self.scout.rank(query, START_MS)
         return query
 
@@ -204,3 +204,31 @@ def test_questions_go_surely_where_they_were_awarded_and_perhaps_where_they_call
     bound = bound_for([called, awarded], START_MS)
     assert bound == {first: [(START_MS, 0.5), (START_MS - 7, 1.0)], third: [(START_MS, 0.5)]}
     assert second not in bound
+
+
+def test_among_many_alike_each_question_considers_others(ground: Ground) -> None:
+    for index in range(10, 10 + 3 * CANDIDATES):
+        ground.add(SimKeys(index), 0.9)
+    weak = {SimKeys(index).peer for index in range(100, 100 + CANDIDATES)}
+    for index in range(100, 100 + CANDIDATES):
+        ground.add(SimKeys(index), 0.4)
+    seen = []
+    for seed in range(20):
+        query = ground.query(seed)
+        ground.scout.to_call(query, {}, START_MS)
+        seen.append({option.agent.peer for option in query.ranked if option.prospect is not None} - {ME.peer})
+    assert {len(considered) for considered in seen} == {CANDIDATES}
+    assert len(set().union(*seen)) > 2 * CANDIDATES
+    assert not weak.intersection(*seen)
+
+
+def test_the_best_are_considered_where_few_are_alike(ground: Ground) -> None:
+    best = {SimKeys(index).peer for index in range(10, 14)}
+    for index in range(10, 14):
+        ground.add(SimKeys(index), 0.95)
+    for index in range(100, 100 + 2 * CANDIDATES):
+        ground.add(SimKeys(index), 0.4)
+    for seed in range(10):
+        query = ground.query(seed)
+        ground.scout.to_call(query, {}, START_MS)
+        assert best <= {option.agent.peer for option in query.ranked if option.prospect is not None}

@@ -39,6 +39,19 @@ def test_a_small_testnet_answers_everything_and_its_books_balance(tmp_path: Path
     assert "asking the network" in ran.stderr
 
 
+def test_under_churn_every_question_is_answered(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    options = ("--churn", "--nodes", "5", "--questions", "100", "--seed", "3", "--json", str(result))
+    ran = p2pagent("testnet", *options)
+    assert ran.returncode == 0, ran.stderr
+    figures = json.loads(result.read_text())
+    assert figures["answered"] == figures["questions"] == 100
+    assert figures["kills"] > 0
+    assert figures["receipts"] >= figures["delegated"] > 0
+    assert figures["balance_sum_microcredits"] == figures["signatures_bad"] == figures["receipts_one_sided"] == 0
+    assert "daemons killed" in ran.stdout
+
+
 async def test_an_invite_takes_a_device_into_a_private_network(tmp_path: Path) -> None:
     def daemon(name: str, expert: str) -> Daemon:
         agent = Agent(name=expert, engine=Engine(model=expert))

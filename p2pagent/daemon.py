@@ -43,7 +43,8 @@ from p2pagent.node import WARNINGS_MAX, LocalNode
 from p2pagent.peer.credit import Account
 from p2pagent.peer.debts import Debt
 from p2pagent.peer.events import AgentsChanged, Leave, Misbehaved, PeerDown, PeerIdle, PeerUp, Received, Unsent
-from p2pagent.peer.messages import Record, Settle, SignedRecord
+from p2pagent.peer.gossip_messages import Record, SignedRecord
+from p2pagent.peer.messages import Settle
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import GOSSIP_PROTOCOL, HUB_PROTOCOL, QUERY_PROTOCOL, decode, parsed
 from p2pagent.routing.prototypes import Space

@@ -17,7 +17,8 @@ from p2pagent.config import Agent
 from p2pagent.engine.base import Engine
 from p2pagent.engine.factory import fingerprint, make_engine
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError, first
-from p2pagent.peer.messages import AgentAdvert, RateCard
+from p2pagent.peer.gossip_messages import AgentAdvert
+from p2pagent.peer.messages import RateCard
 from p2pagent.routing.prototypes import Space
 from p2pagent.store import Store
 

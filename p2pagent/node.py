@@ -30,7 +30,8 @@ from p2pagent.keys import Keys
 from p2pagent.net import Network
 from p2pagent.peer.disputes import make_refund
 from p2pagent.peer.events import Ask, Disputed, Policy, Rating, RefundPosted
-from p2pagent.peer.messages import AgentAdvert, Dispute
+from p2pagent.peer.gossip_messages import AgentAdvert
+from p2pagent.peer.messages import Dispute
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.updates import Update
 from p2pagent.peer.wire import FRAME_BYTES_MAX

@@ -31,8 +31,9 @@ from p2pagent.errors import Exit, LocalError
 from p2pagent.ledger import PEER_ACCOUNT, SignedReceipt
 from p2pagent.peer.effects import Learned
 from p2pagent.peer.events import Delivery, Disputed, Outcome, Rated, Rating
+from p2pagent.peer.gossip_messages import SignedRecord
 from p2pagent.peer.hub_messages import SignedSheet
-from p2pagent.peer.messages import Dispute, SignedRecord, SignedRefund
+from p2pagent.peer.messages import Dispute, SignedRefund
 from p2pagent.types import AgentRef, Microcredits, PeerId
 
 CACHE_ROWS_MAX = 256

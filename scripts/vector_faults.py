@@ -24,7 +24,7 @@ from vector_samples import (
     without_last,
 )
 
-from p2pagent.peer.messages import Known
+from p2pagent.peer.gossip_messages import Known
 from p2pagent.peer.wire import encode
 
 # Bytes that are no msgpack message at all, or hide more than they say. Any protocol refuses them.

@@ -3,8 +3,7 @@
 import msgspec
 
 from p2pagent.peer.directory import Directory
-from p2pagent.peer.herald import LEASE_MS
-from p2pagent.peer.messages import (
+from p2pagent.peer.gossip_messages import (
     AgentAdvert,
     Heartbeat,
     Known,
@@ -15,6 +14,7 @@ from p2pagent.peer.messages import (
     SignedSuspicion,
     Suspicion,
 )
+from p2pagent.peer.herald import LEASE_MS
 from p2pagent.peer.wire import sealed
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import PeerId

@@ -6,7 +6,8 @@ import numpy as np
 
 from p2pagent.config import Preferences
 from p2pagent.peer.events import AgentsChanged, Ask, Policy
-from p2pagent.peer.messages import AgentAdvert, RateCard
+from p2pagent.peer.gossip_messages import AgentAdvert
+from p2pagent.peer.messages import RateCard
 from p2pagent.peer.peer import Peer
 from p2pagent.routing.prototypes import HashingEmbedder, Space
 from p2pagent.sim.engine import EngineModel

@@ -12,23 +12,17 @@ from p2pagent.peer.credit import Account
 from p2pagent.peer.debts import Debt
 from p2pagent.peer.effects import Effect, Send
 from p2pagent.peer.events import AgentsChanged, Received
-from p2pagent.peer.messages import (
+from p2pagent.peer.gossip_messages import (
     AgentAdvert,
-    Award,
-    Call,
     Delta,
-    Final,
     Heartbeat,
     Known,
     Load,
-    Quote,
-    Receipt,
     Record,
     SignedHeartbeat,
-    SignedQuote,
     SignedRecord,
-    Turn,
 )
+from p2pagent.peer.messages import Award, Call, Final, Quote, Receipt, SignedQuote, Turn
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import WireMessage, encode, sealed
 from p2pagent.routing.prototypes import Space

@@ -18,10 +18,11 @@ from p2pagent.peer.calling import Calling
 from p2pagent.peer.debts import Debts
 from p2pagent.peer.effects import Blame, Effect, Send, SetTimer
 from p2pagent.peer.events import Ask, Cleared, Timer, Withdraw
+from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.hub import Hub
 from p2pagent.peer.lookout import Lookout
 from p2pagent.peer.memory import Memory
-from p2pagent.peer.messages import AgentAdvert, Chunk, Fail, Final, Quote, Refuse, Release, SignedQuote
+from p2pagent.peer.messages import Chunk, Fail, Final, Quote, Refuse, Release, SignedQuote
 from p2pagent.peer.query import Conversation, Query
 from p2pagent.peer.scout import Scout
 from p2pagent.peer.table import Table

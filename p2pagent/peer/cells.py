@@ -9,7 +9,7 @@ or ignored. What lies beyond is looked up when it is needed.
 from hashlib import sha256
 
 from p2pagent.peer.directory import Entry
-from p2pagent.peer.messages import AgentAdvert
+from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.routing.hubs import ROOT, Hubs, above, depth, home
 from p2pagent.types import AgentRef, PeerId
 

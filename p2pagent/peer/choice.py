@@ -14,8 +14,9 @@ from msgspec import Struct
 from p2pagent.market.clearing import OUT, WEIGHT_MAX, assign
 from p2pagent.market.receipts import metered, price_cap
 from p2pagent.peer.events import Ask
+from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.loads import Prospect
-from p2pagent.peer.messages import AgentAdvert, Quote
+from p2pagent.peer.messages import Quote
 from p2pagent.routing import game
 from p2pagent.routing.scoring import Score
 from p2pagent.routing.service import WAIT_MS_MAX

@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from p2pagent.peer.messages import ARRAY_LENGTH_MAX, Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
+from p2pagent.peer.gossip_messages import Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
+from p2pagent.peer.messages import ARRAY_LENGTH_MAX
 from p2pagent.types import PeerId
 
 PEERS_MAX = ARRAY_LENGTH_MAX

@@ -7,7 +7,7 @@ draw another auctioneer, or name the cell of another size, take part in another 
 from msgspec import Struct, field
 
 from p2pagent.peer.directory import Directory
-from p2pagent.peer.messages import AgentAdvert
+from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.routing.hubs import HUB_AGENTS_MAX, Hub, Hubs, draw, home
 from p2pagent.routing.prototypes import Space
 from p2pagent.types import AgentRef, PeerId

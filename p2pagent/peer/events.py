@@ -8,7 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from p2pagent.peer.messages import AgentAdvert, Dispute, SignedRefund
+from p2pagent.peer.gossip_messages import AgentAdvert
+from p2pagent.peer.messages import Dispute, SignedRefund
 from p2pagent.peer.wire import WireMessage
 from p2pagent.routing.prototypes import Relevance
 from p2pagent.types import AgentRef, ChatMessage, Microcredits, PeerId, PrivacyClass, Sampling, Usage

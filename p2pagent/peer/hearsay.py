@@ -13,11 +13,10 @@ from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.cells import Cells
 from p2pagent.peer.directory import Directory, Proof, bound, is_timely
 from p2pagent.peer.effects import Effect, Learn, Send
-from p2pagent.peer.messages import (
+from p2pagent.peer.gossip_messages import (
     Delta,
     Heartbeat,
     Known,
-    Message,
     News,
     Pull,
     Record,
@@ -25,6 +24,7 @@ from p2pagent.peer.messages import (
     SignedSuspicion,
     Suspicion,
 )
+from p2pagent.peer.messages import Message
 from p2pagent.peer.talk import REQUEST_BURST, REQUEST_REFILL_MS, Talk
 from p2pagent.peer.wire import SIGNED_DOMAINS, parsed
 from p2pagent.types import PeerId

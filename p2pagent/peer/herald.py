@@ -6,7 +6,7 @@ from msgspec import structs
 
 from p2pagent.keys import Keys
 from p2pagent.peer.directory import Proof
-from p2pagent.peer.messages import (
+from p2pagent.peer.gossip_messages import (
     RECORD_BYTES_MAX,
     AgentAdvert,
     Heartbeat,

@@ -17,6 +17,7 @@ from p2pagent.peer.directory import Directory
 from p2pagent.peer.effects import Archive, Blame, Effect, Send, SetTimer, Shun
 from p2pagent.peer.epochs import GRANT_MS, Cast
 from p2pagent.peer.events import SheetKnown, Timer
+from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.hub_messages import (
     Acknowledgement,
     Book,
@@ -36,7 +37,7 @@ from p2pagent.peer.hub_messages import (
     Statement,
 )
 from p2pagent.peer.membership import Membership
-from p2pagent.peer.messages import AgentAdvert, Fail
+from p2pagent.peer.messages import Fail
 from p2pagent.peer.offers import Offers
 from p2pagent.peer.proofs import verdict
 from p2pagent.peer.seller import Seller

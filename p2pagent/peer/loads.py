@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from p2pagent.market.pricing import decayed
 from p2pagent.peer.directory import bound
-from p2pagent.peer.messages import Load, Quote
+from p2pagent.peer.gossip_messages import Load
+from p2pagent.peer.messages import Quote
 from p2pagent.routing.beliefs import Belief, Prior, Snapshot, prior
 from p2pagent.types import AgentRef, Microcredits
 

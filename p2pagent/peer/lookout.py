@@ -10,8 +10,8 @@ from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.cells import Cells
 from p2pagent.peer.directory import Directory, bound
 from p2pagent.peer.effects import Effect, Find, Provide, Send
+from p2pagent.peer.gossip_messages import AgentAdvert, Look, Sight
 from p2pagent.peer.hearsay import PULLED_MAX, Hearsay
-from p2pagent.peer.messages import AgentAdvert, Look, Sight
 from p2pagent.peer.talk import REQUEST_BURST, REQUEST_REFILL_MS, Talk
 from p2pagent.routing.hubs import Hubs, key
 from p2pagent.routing.prototypes import Space

@@ -12,21 +12,10 @@ from p2pagent.peer.detector import Detector
 from p2pagent.peer.directory import Directory
 from p2pagent.peer.effects import Effect, SetTimer
 from p2pagent.peer.events import Timer
+from p2pagent.peer.gossip_messages import Ack, AgentAdvert, Delta, Load, Look, Nack, Ping, Pull, Relay, Sight
 from p2pagent.peer.hearsay import Hearsay
 from p2pagent.peer.herald import Herald
 from p2pagent.peer.lookout import Lookout
-from p2pagent.peer.messages import (
-    Ack,
-    AgentAdvert,
-    Delta,
-    Load,
-    Look,
-    Nack,
-    Ping,
-    Pull,
-    Relay,
-    Sight,
-)
 from p2pagent.peer.talk import Talk
 from p2pagent.peer.wire import GossipMessage
 from p2pagent.routing.hubs import Hubs

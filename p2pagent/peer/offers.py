@@ -12,6 +12,7 @@ from p2pagent.peer.credit import Credit
 from p2pagent.peer.effects import Blame, Effect, Send, SetTimer
 from p2pagent.peer.epochs import EPOCH_MS, GRANT_MS, Cast, is_current
 from p2pagent.peer.events import Timer
+from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.hub_messages import (
     LOTS_MAX,
     Acknowledgement,
@@ -26,7 +27,7 @@ from p2pagent.peer.hub_messages import (
     Solicit,
     Statement,
 )
-from p2pagent.peer.messages import AgentAdvert, Fail
+from p2pagent.peer.messages import Fail
 from p2pagent.peer.seller import Seller
 from p2pagent.peer.sheet import BookView, body_id
 from p2pagent.peer.sheets import Held

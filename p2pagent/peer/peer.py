@@ -47,28 +47,21 @@ from p2pagent.peer.events import (
     Unsent,
     Withdraw,
 )
+from p2pagent.peer.gossip_messages import Ack, Delta, Look, Nack, Ping, Pull, Relay, Sight
 from p2pagent.peer.hub import Hub
 from p2pagent.peer.membership import Membership
 from p2pagent.peer.memory import Memory
 from p2pagent.peer.messages import (
-    Ack,
     Award,
     Call,
     Chunk,
-    Delta,
     Dispute,
     Fail,
     Final,
-    Look,
-    Nack,
-    Ping,
-    Pull,
     Refuse,
-    Relay,
     Release,
     Settle,
     Settled,
-    Sight,
     SignedQuote,
     SignedRefund,
 )

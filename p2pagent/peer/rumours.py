@@ -11,7 +11,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from p2pagent.peer.directory import PEERS_MAX, bound
-from p2pagent.peer.messages import News, SignedHeartbeat, SignedSuspicion
+from p2pagent.peer.gossip_messages import News, SignedHeartbeat, SignedSuspicion
 from p2pagent.types import PeerId
 
 HEARTBEATS_MAX = 32

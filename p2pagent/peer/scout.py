@@ -18,9 +18,10 @@ from p2pagent.peer.choice import Option
 from p2pagent.peer.directory import Directory
 from p2pagent.peer.disputes import Disputes
 from p2pagent.peer.events import Ask
+from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.loads import Loads, Prospect
 from p2pagent.peer.memory import Memory
-from p2pagent.peer.messages import AgentAdvert, Quote
+from p2pagent.peer.messages import Quote
 from p2pagent.peer.query import Conversation, Query
 from p2pagent.peer.stall import QUEUE_PER_SLOT_MAX, OwnLoad
 from p2pagent.routing import game

@@ -19,18 +19,9 @@ from p2pagent.peer.choice import OUTPUT_TOKENS_EXPECTED
 from p2pagent.peer.credit import Credit
 from p2pagent.peer.effects import Abort, Blame, Effect, Generate, Send, SetTimer
 from p2pagent.peer.events import GenerationEnded, Timer
+from p2pagent.peer.gossip_messages import AgentAdvert, Load
 from p2pagent.peer.hub_messages import Claim
-from p2pagent.peer.messages import (
-    AgentAdvert,
-    Award,
-    Call,
-    Chunk,
-    Fail,
-    Final,
-    Load,
-    Refuse,
-    SignedQuote,
-)
+from p2pagent.peer.messages import Award, Call, Chunk, Fail, Final, Refuse, SignedQuote
 from p2pagent.peer.sheets import Sheets
 from p2pagent.peer.stall import OwnLoad, Sale, Stall
 from p2pagent.peer.terms import NO_TOLL, Toll, make_quote, make_receipt

@@ -4,8 +4,9 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from p2pagent.peer.gossip_messages import AgentAdvert, Load
 from p2pagent.peer.hub_messages import SLOTS_PER_LOT_MAX
-from p2pagent.peer.messages import AgentAdvert, Award, Call, Load, Quote
+from p2pagent.peer.messages import Award, Call, Quote
 from p2pagent.routing.service import ServiceTimes
 from p2pagent.types import PeerId
 

@@ -9,8 +9,8 @@ from p2pagent.peer.detector import ACK_MS, Detector, Suspicions
 from p2pagent.peer.directory import Directory, Proof, bound
 from p2pagent.peer.effects import Effect, Send, SetTimer
 from p2pagent.peer.events import Timer
+from p2pagent.peer.gossip_messages import Ack, Nack, News, Ping, Relay, SignedSuspicion, Suspicion
 from p2pagent.peer.herald import Herald
-from p2pagent.peer.messages import Ack, Nack, News, Ping, Relay, SignedSuspicion, Suspicion
 from p2pagent.peer.rumours import Rumours
 from p2pagent.peer.wire import sealed
 from p2pagent.types import PeerId

@@ -11,7 +11,8 @@ from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.market.receipts import metered, price_cap
 from p2pagent.peer.events import Ask
-from p2pagent.peer.messages import AgentAdvert, Award, Call, Final, Quote, RateCard, Receipt, Turn
+from p2pagent.peer.gossip_messages import AgentAdvert
+from p2pagent.peer.messages import Award, Call, Final, Quote, RateCard, Receipt, Turn
 from p2pagent.peer.wire import opened
 from p2pagent.routing.service import Prediction
 from p2pagent.types import Microcredits, PeerId, Usage

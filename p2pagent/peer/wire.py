@@ -2,7 +2,7 @@
 
 A frame is one msgpack array `[tag, fields...]`. msgpack's Unpacker bounds every length before anything is built (and
 builds tuples, which cost a flood of empty arrays nothing); msgspec checks the result against the frozen structs of
-`messages.py` and `hub_messages.py`.
+`messages.py` and its neighbours for gossip and hub.
 
 Rule 1: `decode` and `opened` raise `RemoteError` and nothing else, whatever the bytes.
 Rule 2: every field is bounded there, so that nothing behind this module has to ask how long or how large.
@@ -17,6 +17,7 @@ import msgspec
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
+from p2pagent.peer.gossip_messages import Ack, Delta, Heartbeat, Look, Nack, Ping, Pull, Record, Relay, Sight, Suspicion
 from p2pagent.peer.hub_messages import (
     Acknowledgement,
     Bid,
@@ -38,33 +39,22 @@ from p2pagent.peer.hub_messages import (
 )
 from p2pagent.peer.messages import (
     ARRAY_LENGTH_MAX,
-    Ack,
     Award,
     Call,
     Chunk,
-    Delta,
     Dispute,
     Fail,
     Final,
-    Heartbeat,
-    Look,
     Message,
-    Nack,
-    Ping,
-    Pull,
     Quote,
     Receipt,
-    Record,
     Refund,
     Refuse,
-    Relay,
     Release,
     Settle,
     Settled,
-    Sight,
     SignedQuote,
     SignedRefund,
-    Suspicion,
 )
 from p2pagent.types import PeerId
 

@@ -9,16 +9,8 @@ import msgspec
 from p2pagent.keys import Keys
 from p2pagent.peer.effects import Effect, Generate, Send
 from p2pagent.peer.events import Event
-from p2pagent.peer.messages import (
-    Ack,
-    AgentAdvert,
-    News,
-    Ping,
-    Quote,
-    SignedQuote,
-    SignedSuspicion,
-    Suspicion,
-)
+from p2pagent.peer.gossip_messages import Ack, AgentAdvert, News, Ping, SignedSuspicion, Suspicion
+from p2pagent.peer.messages import Quote, SignedQuote
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.rumours import SUSPICIONS_MAX
 from p2pagent.peer.wire import opened, sealed

@@ -13,7 +13,8 @@ import numpy as np
 from msgspec import Struct
 
 from p2pagent.config import Rates
-from p2pagent.peer.messages import AgentAdvert, RateCard
+from p2pagent.peer.gossip_messages import AgentAdvert
+from p2pagent.peer.messages import RateCard
 from p2pagent.routing.prototypes import Space, Vector
 from p2pagent.sim.engine import BatchingModel
 from p2pagent.sim.keys import SimKeys

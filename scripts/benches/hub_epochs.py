@@ -24,20 +24,9 @@ from p2pagent.peer.effects import Archive, Effect, Send
 from p2pagent.peer.epochs import EPOCH_MS, WIDE_HUB_AGENTS_MAX
 from p2pagent.peer.events import Cleared as Notice
 from p2pagent.peer.events import Contest, Received
+from p2pagent.peer.gossip_messages import AgentAdvert, Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
 from p2pagent.peer.hub_messages import Claim
-from p2pagent.peer.messages import (
-    AgentAdvert,
-    Award,
-    Call,
-    Heartbeat,
-    Load,
-    Message,
-    RateCard,
-    Record,
-    SignedHeartbeat,
-    SignedRecord,
-    Turn,
-)
+from p2pagent.peer.messages import Award, Call, Message, RateCard, Turn
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import HUB_PROTOCOL, encode, protocol_of, sealed
 from p2pagent.routing.hubs import hubs_of

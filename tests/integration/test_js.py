@@ -15,23 +15,8 @@ import trio
 
 from p2pagent.config import Agent, Engine
 from p2pagent.keys import Ed25519Keys
-from p2pagent.peer.messages import (
-    Ack,
-    Award,
-    Call,
-    Chunk,
-    Delta,
-    Final,
-    Heartbeat,
-    News,
-    Ping,
-    Pull,
-    Quote,
-    Receipt,
-    Record,
-    SignedQuote,
-    Turn,
-)
+from p2pagent.peer.gossip_messages import Ack, Delta, Heartbeat, News, Ping, Pull, Record
+from p2pagent.peer.messages import Award, Call, Chunk, Final, Quote, Receipt, SignedQuote, Turn
 from p2pagent.peer.wire import FRAME_BYTES_MAX, GOSSIP_PROTOCOL, QUERY_PROTOCOL, WireMessage, decode, encode, opened
 from p2pagent.routing.prototypes import Space
 from p2pagent.routing.space import load_space

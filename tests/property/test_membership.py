@@ -11,8 +11,7 @@ from p2pagent.peer.detector import HEALTH_MAX, PROBES_MAX
 from p2pagent.peer.directory import CLOCK_SKEW_MS, LEASE_MS_MAX, PEERS_MAX
 from p2pagent.peer.effects import Blame, Send, SetTimer
 from p2pagent.peer.events import PeerDown, PeerIdle, PeerUp, Received, TimerFired, Unsent
-from p2pagent.peer.hearsay import STRANGERS_MAX
-from p2pagent.peer.messages import (
+from p2pagent.peer.gossip_messages import (
     Ack,
     AgentAdvert,
     Delta,
@@ -22,11 +21,12 @@ from p2pagent.peer.messages import (
     News,
     Ping,
     Pull,
-    RateCard,
     Relay,
     Sight,
     Suspicion,
 )
+from p2pagent.peer.hearsay import STRANGERS_MAX
+from p2pagent.peer.messages import RateCard
 from p2pagent.peer.talk import RELAYED_MAX
 from p2pagent.peer.wire import decode, encode, parsed, protocol_of
 from p2pagent.routing.hubs import ROOT, Hubs, above, depth

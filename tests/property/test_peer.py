@@ -47,6 +47,20 @@ from p2pagent.peer.events import (
     TimerFired,
     Unsent,
 )
+from p2pagent.peer.gossip_messages import (
+    Ack,
+    Delta,
+    Look,
+    Nack,
+    News,
+    Ping,
+    Pull,
+    Relay,
+    Sight,
+    SignedHeartbeat,
+    SignedSuspicion,
+    Suspicion,
+)
 from p2pagent.peer.hub import BOOKS_MAX, CLAIMS_MAX
 from p2pagent.peer.hub_messages import (
     Acknowledgement,
@@ -68,29 +82,7 @@ from p2pagent.peer.hub_messages import (
     Solicit,
     Statement,
 )
-from p2pagent.peer.messages import (
-    Ack,
-    Award,
-    Call,
-    Chunk,
-    Delta,
-    Fail,
-    Look,
-    Nack,
-    News,
-    Ping,
-    Pull,
-    Refuse,
-    Relay,
-    Release,
-    Settle,
-    Settled,
-    Sight,
-    SignedHeartbeat,
-    SignedSuspicion,
-    Suspicion,
-    Turn,
-)
+from p2pagent.peer.messages import Award, Call, Chunk, Fail, Refuse, Release, Settle, Settled, Turn
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.sheet import check_book
 from p2pagent.peer.terms import QUOTES_MS

@@ -10,6 +10,7 @@ from msgspec import inspect
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Ed25519Keys
+from p2pagent.peer.gossip_messages import Heartbeat, Record
 from p2pagent.peer.hub_messages import (
     BID_BYTES_MAX,
     BOOK_BYTES_MAX,
@@ -21,7 +22,7 @@ from p2pagent.peer.hub_messages import (
     SignedSheet,
     Statement,
 )
-from p2pagent.peer.messages import Chunk, Heartbeat, Record
+from p2pagent.peer.messages import Chunk
 from p2pagent.peer.wire import (
     FRAME_BYTES_MAX,
     HUB_PROTOCOL,

@@ -14,10 +14,7 @@ from p2pagent.peer.detector import NUMBERS, SUSPICION_MULTIPLE, TICK_MS
 from p2pagent.peer.directory import PEERS_MAX
 from p2pagent.peer.effects import Effect, Send
 from p2pagent.peer.events import AgentsChanged, Event, Leave, Received, TimerFired
-from p2pagent.peer.hearsay import STRANGERS_MAX
-from p2pagent.peer.lookout import WIDEN_MS
-from p2pagent.peer.membership import RETRY_MS
-from p2pagent.peer.messages import (
+from p2pagent.peer.gossip_messages import (
     Ack,
     AgentAdvert,
     Delta,
@@ -26,11 +23,14 @@ from p2pagent.peer.messages import (
     News,
     Ping,
     Pull,
-    RateCard,
     Relay,
     Sight,
     SignedHeartbeat,
 )
+from p2pagent.peer.hearsay import STRANGERS_MAX
+from p2pagent.peer.lookout import WIDEN_MS
+from p2pagent.peer.membership import RETRY_MS
+from p2pagent.peer.messages import RateCard
 from p2pagent.peer.wire import GOSSIP_PROTOCOL
 from p2pagent.routing.hubs import ROOT
 from p2pagent.routing.prototypes import Space

@@ -7,7 +7,8 @@ import pytest
 
 from p2pagent.peer.cells import FOLLOWED_MAX, LONELY, Cells
 from p2pagent.peer.directory import Entry
-from p2pagent.peer.messages import AgentAdvert, RateCard
+from p2pagent.peer.gossip_messages import AgentAdvert
+from p2pagent.peer.messages import RateCard
 from p2pagent.routing.hubs import ROOT, Hubs, above, depth, hubs_of
 from p2pagent.routing.space import load_space
 from p2pagent.sim.keys import SimKeys

@@ -12,8 +12,8 @@ from p2pagent.peer.directory import (
     Directory,
     bound,
 )
+from p2pagent.peer.gossip_messages import Load
 from p2pagent.peer.herald import LEASE_MS
-from p2pagent.peer.messages import Load
 from p2pagent.sim.keys import SimKeys
 from tests.members import hear, learn, make_beat, make_record, sign_beat
 from tests.scenario import START_MS, make_advert

@@ -4,8 +4,9 @@ import pytest
 
 from p2pagent.market.pricing import HALF_LIFE_MS, decayed
 from p2pagent.peer import loads as module
+from p2pagent.peer.gossip_messages import Load
 from p2pagent.peer.loads import Loads, Prospect
-from p2pagent.peer.messages import Load, Quote
+from p2pagent.peer.messages import Quote
 from p2pagent.peer.wire import parsed
 from p2pagent.routing.beliefs import Belief, Prior, Snapshot
 from p2pagent.routing.prototypes import Space

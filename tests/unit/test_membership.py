@@ -13,20 +13,7 @@ from p2pagent.peer.detector import ACK_MS, HEALTH_MAX, TICK_MS
 from p2pagent.peer.directory import CLOCK_SKEW_MS, FAULTS_MAX, PEERS_MAX
 from p2pagent.peer.effects import Blame, Find, Learn, Provide, Send, SetTimer
 from p2pagent.peer.events import Leave, PeerDown, PeerIdle, PeerUp, ProvidersFound, Timer, TimerFired, Unsent
-from p2pagent.peer.hearsay import (
-    ACCUSE_BURST,
-    HEARSAY_BURST,
-    HEARSAY_REFILL_MS,
-    INTRODUCED_TO,
-    OUTSIDERS_MAX,
-    PULLED_MAX,
-    PULLED_PER_MESSAGE_MAX,
-    STRANGERS_MAX,
-)
-from p2pagent.peer.herald import LEASE_MS, REFUTE_MS
-from p2pagent.peer.lookout import LOOK_MS, WIDEN_MS
-from p2pagent.peer.membership import RETRY_MS
-from p2pagent.peer.messages import (
+from p2pagent.peer.gossip_messages import (
     Ack,
     Delta,
     Heartbeat,
@@ -40,6 +27,19 @@ from p2pagent.peer.messages import (
     SignedHeartbeat,
     Suspicion,
 )
+from p2pagent.peer.hearsay import (
+    ACCUSE_BURST,
+    HEARSAY_BURST,
+    HEARSAY_REFILL_MS,
+    INTRODUCED_TO,
+    OUTSIDERS_MAX,
+    PULLED_MAX,
+    PULLED_PER_MESSAGE_MAX,
+    STRANGERS_MAX,
+)
+from p2pagent.peer.herald import LEASE_MS, REFUTE_MS
+from p2pagent.peer.lookout import LOOK_MS, WIDEN_MS
+from p2pagent.peer.membership import RETRY_MS
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.talk import RELAYED_MAX, REQUEST_BURST, REQUEST_REFILL_MS
 from p2pagent.peer.wire import encode, parsed

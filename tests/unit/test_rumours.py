@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from p2pagent.peer.directory import PEERS_MAX
-from p2pagent.peer.messages import SignedHeartbeat, SignedSuspicion
+from p2pagent.peer.gossip_messages import SignedHeartbeat, SignedSuspicion
 from p2pagent.peer.rumours import HEARTBEATS_MAX, SUSPICIONS_MAX, TELLINGS, TELLINGS_PER_DOUBLING, Rumours
 from p2pagent.types import PeerId
 

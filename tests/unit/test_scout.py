@@ -13,8 +13,8 @@ from p2pagent.peer.credit import Credit
 from p2pagent.peer.directory import Directory
 from p2pagent.peer.disputes import Disputes
 from p2pagent.peer.events import Ask
+from p2pagent.peer.gossip_messages import Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
 from p2pagent.peer.memory import Memory
-from p2pagent.peer.messages import Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
 from p2pagent.peer.query import Conversation, Query
 from p2pagent.peer.scout import CANDIDATES, Scout, bound_for
 from p2pagent.peer.stall import OwnLoad

@@ -16,12 +16,12 @@ from p2pagent.peer.events import (
     Posted,
     TimerFired,
 )
+from p2pagent.peer.gossip_messages import Load
 from p2pagent.peer.messages import (
     Call,
     Chunk,
     Fail,
     Final,
-    Load,
     Quote,
     Receipt,
     Refuse,

@@ -17,7 +17,8 @@ from p2pagent.peer.events import (
     TimerFired,
     Unsent,
 )
-from p2pagent.peer.messages import Nack, Release
+from p2pagent.peer.gossip_messages import Nack
+from p2pagent.peer.messages import Release
 from p2pagent.peer.wire import GOSSIP_PROTOCOL, QUERY_PROTOCOL, encode
 from p2pagent.sim.contacts import BUSY_MS, CONTACTS_MAX, DIAL_LIMIT_MS, DIAL_ROUND_TRIPS, SILENCE_MS
 from p2pagent.sim.dht import FOUND_MAX, LOOKUP_MS, PROVIDERS_MAX

@@ -20,7 +20,8 @@ from p2pagent.keys import Ed25519Keys
 from p2pagent.ledger import SignedReceipt, receipt_in
 from p2pagent.peer.disputes import make_refund
 from p2pagent.peer.events import Disputed
-from p2pagent.peer.messages import Dispute, RateCard, Receipt, SignedRecord, SignedRefund
+from p2pagent.peer.gossip_messages import SignedRecord
+from p2pagent.peer.messages import Dispute, RateCard, Receipt, SignedRefund
 from p2pagent.peer.wire import sealed
 from p2pagent.store import (
     BATCH_MAX,

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from p2pagent.errors import RemoteError
-from p2pagent.peer.messages import AgentAdvert, Call, Final, Quote, RateCard, Receipt
+from p2pagent.peer.gossip_messages import AgentAdvert
+from p2pagent.peer.messages import Call, Final, Quote, RateCard, Receipt
 from p2pagent.peer.terms import QUOTE_MS_MAX, check_final, check_quote
 from p2pagent.peer.wire import encode, sealed
 from p2pagent.sim.keys import SimKeys

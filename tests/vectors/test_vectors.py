@@ -37,8 +37,8 @@ from p2pagent.peer import (
     talk,
     terms,
 )
+from p2pagent.peer.gossip_messages import RECORD_BYTES_MAX, AgentAdvert, Known, Load, News
 from p2pagent.peer.hub_messages import Bid, Gain, Grant, Lot, Statement, Want
-from p2pagent.peer.messages import RECORD_BYTES_MAX, AgentAdvert, Known, Load, News
 from p2pagent.peer.proofs import verdict
 from p2pagent.peer.wire import (
     FRAME_BYTES_MAX,

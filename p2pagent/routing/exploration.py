@@ -4,6 +4,8 @@ A cautious buyer never asks an agent of which it knows nothing, so it never lear
 1 / `TRIAL_SHARE` the quality of each newcomer is one draw from its posterior, without a deduction for uncertainty
 (Thompson 1933; Chapelle and Li 2011, "An empirical evaluation of Thompson sampling"): who might be best is tried as
 often as it might be. After `NEWCOMER_OUTCOMES` judged answers an agent is one like others.
+
+Only those are drawn who are expected to be nearly as good as the best: of many weak agents one would always be lucky.
 """
 
 from random import Random
@@ -14,6 +16,9 @@ from p2pagent.routing.scoring import Scores, Values
 
 TRIAL_SHARE = 0.1
 NEWCOMER_OUTCOMES = 5
+PLAUSIBLE = 0.25
+"""How far below the best agent's expected quality a newcomer may be to be tried."""
+
 _VARIANCE_MIN = 1e-6
 
 
@@ -27,7 +32,8 @@ def explored(scores: Scores, outcomes: Values, rng: Random) -> Scores:
     """
     if rng.random() >= TRIAL_SHARE:
         return scores
-    new = np.flatnonzero(outcomes < NEWCOMER_OUTCOMES)
+    plausible = scores.quality >= scores.quality.max(initial=0) - PLAUSIBLE
+    new = np.flatnonzero((outcomes < NEWCOMER_OUTCOMES) & plausible)
     quality, uncertainty = scores.quality.copy(), scores.uncertainty.copy()
     quality[new] = _drawn(quality[new], uncertainty[new], np.random.default_rng(rng.getrandbits(64)))
     uncertainty[new] = 0

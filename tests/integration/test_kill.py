@@ -75,7 +75,7 @@ async def kill_the_winner(endpoint: Endpoint, daemons: list[Daemon], asker: Daem
     answered = told[-1]
     assert isinstance(answered, Answered)
     assert answered.agent.peer != victim.peer
-    assert answered.agent.name == question.family
+    assert answered.agent.name == question.family, (answered.why, answered.candidates)
     assert answered.delegated
     assert answered.restarts == 1
     assert check(question, answered.text)

@@ -61,6 +61,17 @@ def test_a_plausible_newcomer_is_tried_and_a_hopeless_one_is_not() -> None:
     assert first.count("hopeless") == 0
 
 
+def test_of_many_weak_newcomers_none_is_lucky() -> None:
+    skills: Skills[str] = Skills(one_family(1))
+    skills.put("known", bytes([230]), trusted(27, 3))
+    for number in range(100):
+        skills.put(f"weak {number}", bytes([25]))
+    rng = Random(3)
+    scores = Posterior().score(HERE, skills)
+    for _ in range(QUERIES):
+        assert best(explored(scores, skills.outcomes, rng), 1, 1.0) == [skills.place("known")]
+
+
 def test_a_lying_newcomer_costs_a_handful_of_answers() -> None:
     """It claims perfection and is always wrong; once found out it is chosen as seldom as its answers deserve."""
     rng = Random(5)

@@ -63,9 +63,9 @@ def test_a_plausible_newcomer_is_tried_and_a_hopeless_one_is_not() -> None:
 
 def test_of_many_weak_newcomers_none_is_lucky() -> None:
     skills: Skills[str] = Skills(one_family(1))
-    skills.put("known", bytes([230]), trusted(27, 3))
+    skills.put("known", bytes([180]), trusted(21, 9))
     for number in range(100):
-        skills.put(f"weak {number}", bytes([25]))
+        skills.put(f"weak {number}", bytes([50]))
     rng = Random(3)
     scores = Posterior().score(HERE, skills)
     for _ in range(QUERIES):

@@ -94,6 +94,11 @@ class Detector:
         """Numbers of the pings that `target` has not answered."""
         return [number for number, probe in self._probes.items() if probe.target == target]
 
+    def forget(self, target: PeerId) -> None:
+        """A new connection to `target` stands: what was asked before may have been lost with the old one."""
+        for number in self.pings_of(target):
+            del self._probes[number]
+
     def unanswered(self, number: int) -> Probe | None:
         """The ping of this number if it is still unanswered."""
         return self._probes.get(number)

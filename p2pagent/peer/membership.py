@@ -78,6 +78,7 @@ class Membership:
         """
         self.neighbours.add(peer)
         self.directory.up(peer)
+        self.detector.forget(peer)
         strange = self.herald.beat is not None and self.directory.get(peer) is None
         return self._greet(peer, now_ms) if strange else []
 

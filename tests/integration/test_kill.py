@@ -75,7 +75,10 @@ async def kill_the_winner(endpoint: Endpoint, daemons: list[Daemon], asker: Daem
     answered = told[-1]
     assert isinstance(answered, Answered)
     assert answered.agent.peer != victim.peer
-    assert answered.agent.name == question.family, (answered.why, answered.candidates)
+    assert answered.agent.name == question.family, "; ".join(
+        f"{c.agent.name} {c.agent.peer[-4:]} {c.quality} {c.outcomes} {c.outcome} {c.reason} {c.worth_microcredits}"
+        for c in answered.candidates
+    )
     assert answered.delegated
     assert answered.restarts == 1
     assert check(question, answered.text)

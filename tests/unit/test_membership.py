@@ -111,6 +111,15 @@ def reachable(peer, after_ms=0):
 # --- pings ----------------------------------------------------------------------------------------------------------
 
 
+def test_who_is_back_on_a_new_connection_is_not_given_up_for_a_ping_that_the_old_one_lost(peer):
+    introduce(peer, ALICE, BOB)
+    peer.handle(PeerDown(ALICE.peer), START_MS)
+    peer.handle(PeerUp(ALICE.peer), START_MS + 500)
+    tick(peer, TICK_MS)
+    assert reachable(peer, TICK_MS) == {ALICE.peer, BOB.peer}
+    assert not peer.membership.suspects(ALICE.peer)
+
+
 def test_a_ping_is_answered_with_its_number_and_our_sign_of_life_first(peer):
     [ack] = only(sent(receive(peer, ALICE, Ping(77, NOTHING)), ALICE), Ack)
     assert ack.number == 77

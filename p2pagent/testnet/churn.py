@@ -19,6 +19,8 @@ DOWN_S = (0.5, 4.0)
 """How long a killed daemon stays away before it is started again."""
 
 DOWN_SHARE_MAX = 0.25
+PAUSE_S = 1.0
+"""What a user waits on average before a question, so that the questions last as long as many kills do."""
 
 
 class Churn:
@@ -30,10 +32,12 @@ class Churn:
         self._up = [trio.Event() for _ in daemons]
         for event in self._up:
             event.set()
+        self._stirring = False
         self.tally = Tally()
 
     async def run(self) -> None:
         """Kill and restart until cancelled; who is down then stays down until `mend`."""
+        self._stirring = True
         async with trio.open_nursery() as nursery:
             while True:
                 await trio.sleep(self._rng.uniform(*KILL_EVERY_S))
@@ -46,6 +50,7 @@ class Churn:
 
     async def mend(self, ready: Callable[[Daemon], object]) -> None:
         """Bring everybody back."""
+        self._stirring = False
         for daemon, up in zip(self._daemons, self._up, strict=True):
             if not up.is_set():
                 await daemon.kill()
@@ -53,9 +58,13 @@ class Churn:
         async with trio.open_nursery() as nursery:
             for daemon in self._daemons:
                 nursery.start_soon(ready, daemon)  # type: ignore[arg-type]
+        for up in self._up:
+            up.set()
 
     async def ask(self, at: int, question: str, privacy: PrivacyClass) -> Answered | None:
         """As a user would: if the own device is down, or goes down meanwhile, ask again when it is back."""
+        if self._stirring:
+            await trio.sleep(Random(question).uniform(0, 2 * PAUSE_S))
         while True:
             await self._up[at].wait()
             up = self._up[at]

@@ -223,7 +223,7 @@ class Daemon:
 
     def _meet_again(self, signed: SignedRecord) -> None:
         try:
-            record: Record = parsed(signed.body, Record)  # type: ignore[assignment]
+            record = parsed(signed.body, Record)
         except RemoteError:
             return  # written by another version of this program
         self._network.learn_addresses(PeerId(record.peer), record.addresses)

@@ -100,9 +100,7 @@ def receipt_in(body: bytes) -> Receipt:
     Raises:
         RemoteError: malformed.
     """
-    receipt = parsed(body, Receipt)
-    assert isinstance(receipt, Receipt)
-    return receipt
+    return parsed(body, Receipt)
 
 
 def refund_in(body: bytes) -> Refund:
@@ -111,9 +109,7 @@ def refund_in(body: bytes) -> Refund:
     Raises:
         RemoteError: malformed.
     """
-    refund = parsed(body, Refund)
-    assert isinstance(refund, Refund)
-    return refund
+    return parsed(body, Refund)
 
 
 def side(receipt: Receipt | Refund, me: PeerId) -> tuple[Role, PeerId]:

@@ -15,12 +15,7 @@ from p2pagent.peer.events import AgentsChanged, Received
 from p2pagent.peer.gossip_messages import (
     AgentAdvert,
     Delta,
-    Heartbeat,
-    Known,
     Load,
-    Record,
-    SignedHeartbeat,
-    SignedRecord,
 )
 from p2pagent.peer.messages import Award, Call, Final, Quote, Receipt, SignedQuote, Turn
 from p2pagent.peer.peer import Peer
@@ -28,6 +23,7 @@ from p2pagent.peer.wire import WireMessage, encode, sealed
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import PeerId, Usage
+from tests.members import make_known, make_record
 from tests.scenario import START_MS, SUBJECTS, make_advert
 
 ME, ALICE, BOB, CAROL = (SimKeys(i) for i in range(4))
@@ -70,9 +66,9 @@ def make_award(number: int, subject: int = 0) -> Award:
 
 def make_delta(keys: SimKeys, space: Space, *adverts: AgentAdvert, sequence: int = 1, lease_ms: int = 600_000) -> Delta:
     """By which a peer with these agents makes itself known."""
-    record = Record(keys.peer, "test", space.name, 1, sequence, ("/ip4/127.0.0.1/tcp/4001",), adverts)
-    beat = Heartbeat(keys.peer, 1, sequence, 0, START_MS, lease_ms, tuple(Load(0, 0, 0, 0, 0) for _ in adverts))
-    return Delta((Known(SignedRecord(*sealed(record, keys)), SignedHeartbeat(*sealed(beat, keys))),))
+    described = make_record(keys, *adverts, space=space.name, sequence=sequence, addresses=("/ip4/127.0.0.1/tcp/4001",))
+    loads = tuple(Load(0, 0, 0, 0, 0) for _ in adverts)
+    return Delta((make_known(keys, described, lease_ms=lease_ms, loads=loads),))
 
 
 def make_quote(keys: SimKeys, call: Call, buyer: PeerId = ME.peer, **changes: object) -> SignedQuote:

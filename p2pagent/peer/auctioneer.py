@@ -152,7 +152,7 @@ class Auctioneer:
         Raises:
             RemoteError: not the bid that the buyer committed to.
         """
-        bid: Bid = parsed(message.bid, Bid)  # type: ignore[assignment]
+        bid = parsed(message.bid, Bid)
         auction = self._auctions.get((bid.hub, bid.epoch))
         if auction is None or auction.view is None or buyer not in auction.commits or buyer in auction.bids:
             return []

@@ -134,7 +134,7 @@ class Buyer:
         for conversation in self._table.unread():
             message = conversation.unread
             assert message is not None
-            if parsed(message.body, Quote).sheet == sheet:  # type: ignore[attr-defined]
+            if parsed(message.body, Quote).sheet == sheet:
                 conversation.unread = None
                 effects += self.on_quote(conversation.option.agent.peer, message, now_ms)
         return effects

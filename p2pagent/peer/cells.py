@@ -104,4 +104,4 @@ class Cells:
 
 
 def _count(name: str, members: list[Entry]) -> int:
-    return sum(any(path.startswith(name) for path in entry.paths) for entry in members)
+    return sum(entry.is_in(name) for entry in members)

@@ -64,6 +64,10 @@ class Entry(Struct):
         """What holds against a suspicion."""
         return (self.heartbeat.incarnation, self.heartbeat.refuted)
 
+    def is_in(self, cell: str) -> bool:
+        """Whether it hosts an agent of this cell."""
+        return any(path.startswith(cell) for path in self.paths)
+
     def load(self, agent: str) -> Load | None:
         """What the last heartbeat says of an agent; None where it is of another record."""
         if self.heartbeat.version != self.record.version:

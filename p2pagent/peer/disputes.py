@@ -138,6 +138,4 @@ class Disputes:
 
 def _in(signed: SignedRefund) -> Refund:
     """The refund in bytes that were checked before."""
-    refund = parsed(signed.body, Refund)
-    assert isinstance(refund, Refund)
-    return refund
+    return parsed(signed.body, Refund)

@@ -24,9 +24,8 @@ from p2pagent.peer.gossip_messages import (
     SignedSuspicion,
     Suspicion,
 )
-from p2pagent.peer.messages import Message
 from p2pagent.peer.talk import REQUEST_BURST, REQUEST_REFILL_MS, Talk
-from p2pagent.peer.wire import SIGNED_DOMAINS, parsed
+from p2pagent.peer.wire import check_signature, parsed
 from p2pagent.types import PeerId
 
 PULLED_PER_MESSAGE_MAX = 64
@@ -51,12 +50,22 @@ INTRODUCED_TO = 3
 class Hearsay:
     """The way of news into the directory, and on to others."""
 
-    def __init__(self, keys: Keys, space: str, cells: Cells, directory: Directory, talk: Talk, rng: Random) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        space: str,
+        cells: Cells,
+        directory: Directory,
+        talk: Talk,
+        neighbours: set[PeerId],
+        rng: Random,
+    ) -> None:
         self._keys = keys
         self._space = space
         self._cells = cells
         self._directory = directory
         self._talk = talk
+        self._neighbours = neighbours
         self._rng = rng
         self._pulled: dict[PeerId, bool] = {}
         self._outsiders: dict[PeerId, tuple[int, int]] = {}
@@ -84,7 +93,7 @@ class Hearsay:
         found = tuple(known for known in held if known is not None)
         return [Send(peer, Delta(found))] if found else []
 
-    def on_delta(self, peer: PeerId, delta: Delta, now_ms: int, neighbours: set[PeerId]) -> list[Effect]:
+    def on_delta(self, peer: PeerId, delta: Delta, now_ms: int) -> list[Effect]:
         """Of the peers that we asked for, and their sender itself, keep those that we need; learn their addresses.
 
         Raises:
@@ -98,10 +107,10 @@ class Hearsay:
                 record = record_in(known.record.body)
                 if record.peer != about or record.version != heartbeat.version:
                     raise RemoteError("a record with a heartbeat that is not its own")
-                self._check(record, about, known.record.body, known.record.signature)
-                self._check(heartbeat, about, known.heartbeat.body, known.heartbeat.signature)
+                check_signature(record, about, known.record.body, known.record.signature, self._keys)
+                check_signature(heartbeat, about, known.heartbeat.body, known.heartbeat.signature, self._keys)
                 checked.append((record, heartbeat, known))
-        return [effect for found in checked for effect in self._learn(peer, *found, now_ms, neighbours)]
+        return [effect for found in checked for effect in self._learn(peer, *found, now_ms)]
 
     def take(self, source: PeerId, beats: tuple[SignedHeartbeat, ...], now_ms: int, *, asked: bool) -> list[Effect]:
         """Believe heartbeats that are news, pass on those of our cell, and ask for the records that we lack.
@@ -118,7 +127,7 @@ class Hearsay:
             peer = PeerId(heartbeat.peer)
             if not asked and peer != source and not self._minds(source, heartbeat, now_ms):
                 continue
-            self._check(heartbeat, peer, beat.body, beat.signature)
+            check_signature(heartbeat, peer, beat.body, beat.signature, self._keys)
             known = self._directory.get(peer)
             spoken = (known.heartbeat.version, known.heartbeat.refuted) if known is not None else None
             refuted = self._talk.suspicions.refute(peer, (heartbeat.incarnation, heartbeat.refuted))
@@ -135,10 +144,6 @@ class Hearsay:
         step = PULLED_PER_MESSAGE_MAX
         chunks = [tuple(wanted[i : i + step]) for i in range(0, len(wanted), step)]
         return [*effects, *(Send(source, Pull(chunk)) for chunk in chunks)]
-
-    def _check(self, value: Message, signer: PeerId, body: bytes, signature: bytes) -> None:
-        if not self._keys.verify(signer, SIGNED_DOMAINS[type(value)], body, signature):
-            raise RemoteError(f"{type(value).__name__.lower()} is not signed by {signer}")
 
     def _known(self, peer: PeerId) -> Known | None:
         if peer == self._keys.peer:
@@ -159,15 +164,7 @@ class Hearsay:
         members = self._directory.members
         return len(members) >= STRANGERS_MAX and sum(not e.met for e in members.values()) >= STRANGERS_MAX
 
-    def _learn(
-        self,
-        source: PeerId,
-        record: Record,
-        heartbeat: Heartbeat,
-        signed: Known,
-        now_ms: int,
-        neighbours: set[PeerId],
-    ) -> list[Effect]:
+    def _learn(self, source: PeerId, record: Record, heartbeat: Heartbeat, signed: Known, now_ms: int) -> list[Effect]:
         peer = PeerId(record.peer)
         before = self._directory.get(peer)
         if not heartbeat.lease_ms or not is_timely(heartbeat, now_ms):
@@ -192,7 +189,7 @@ class Hearsay:
         if follows:
             self._talk.rumours.tell_heartbeat(peer, signed.heartbeat, len(self._directory.members), urgent=True)
         if follows and before is None and peer == source:  # nobody else may have heard of it yet
-            near = sorted(neighbours.intersection(self._directory.members) - {peer})
+            near = sorted(self._neighbours.intersection(self._directory.members) - {peer})
             chosen = self._rng.sample(near, min(INTRODUCED_TO, len(near)))
             effects += [self._talk.ping(other) for other in chosen]
         if before is None or before.silent or before.record.addresses != record.addresses:
@@ -206,7 +203,7 @@ class Hearsay:
         if accuser == self._keys.peer:
             return []
         if accused == self._keys.peer:
-            self._check(suspicion, accuser, signed.body, signed.signature)
+            check_signature(suspicion, accuser, signed.body, signed.signature, self._keys)
             return self._refute(source, proof, now_ms)
         entry = self._directory.members.get(accused)
         if entry is None or proof != entry.proof:
@@ -215,7 +212,7 @@ class Hearsay:
             return []
         if self._talk.suspicions.heard(accused, proof, accuser):
             return []
-        self._check(suspicion, accuser, signed.body, signed.signature)
+        check_signature(suspicion, accuser, signed.body, signed.signature, self._keys)
         if not self._accusations.take(accuser, now_ms):
             return []
         if not self._talk.suspicions.accuse(accused, proof, accuser, now_ms):
@@ -242,7 +239,7 @@ def heartbeat_in(body: bytes) -> Heartbeat:
     Raises:
         RemoteError: malformed.
     """
-    return parsed(body, Heartbeat)  # type: ignore[return-value]
+    return parsed(body, Heartbeat)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -252,7 +249,7 @@ def record_in(body: bytes) -> Record:
     Raises:
         RemoteError: malformed.
     """
-    return parsed(body, Record)  # type: ignore[return-value]
+    return parsed(body, Record)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -262,4 +259,4 @@ def suspicion_in(body: bytes) -> Suspicion:
     Raises:
         RemoteError: malformed.
     """
-    return parsed(body, Suspicion)  # type: ignore[return-value]
+    return parsed(body, Suspicion)

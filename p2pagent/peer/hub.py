@@ -188,8 +188,8 @@ class Hub:
         return [*self.bidder.on_book(view, statement), *self.offers.on_book(view, statement, now_ms)]
 
     def _on_sheet(self, message: SignedSheet, now_ms: int) -> list[Effect]:
-        sheet: Sheet = parsed(message.body, Sheet)  # type: ignore[assignment]
-        book: Book = parsed(sheet.book, Book)  # type: ignore[assignment]
+        sheet = parsed(message.body, Sheet)
+        book = parsed(sheet.book, Book)
         clearing = book.clearing
         # A seller could clear a hub of its own making at any price, were it not that anybody can see who was drawn.
         asked_for = body_id(message.body) in self._fetching

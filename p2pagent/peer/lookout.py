@@ -11,7 +11,7 @@ from p2pagent.peer.cells import Cells
 from p2pagent.peer.directory import Directory, bound
 from p2pagent.peer.effects import Effect, Find, Provide, Send
 from p2pagent.peer.gossip_messages import AgentAdvert, Look, Sight
-from p2pagent.peer.hearsay import PULLED_MAX, Hearsay
+from p2pagent.peer.hearsay import Hearsay
 from p2pagent.peer.talk import REQUEST_BURST, REQUEST_REFILL_MS, Talk
 from p2pagent.routing.hubs import Hubs, key
 from p2pagent.routing.prototypes import Space
@@ -32,6 +32,7 @@ EXPLORE_MS = 60_000
 WIDEN_MS = 600_000
 """A cell that was halved because it was too large is not widened again for this long, small as its half may be."""
 
+LOOKED_MAX = 1024
 LOOKED_AT = 3
 """Members of a cell who are asked for it."""
 
@@ -95,9 +96,7 @@ class Lookout:
         if own is None or not self._looks.take(peer, now_ms):
             return []
         inside = [
-            entry.beat
-            for other, entry in self._directory.reachable(now_ms)
-            if other != peer and any(path.startswith(look.cell) for path in entry.paths)
+            entry.beat for other, entry in self._directory.reachable(now_ms) if other != peer and entry.is_in(look.cell)
         ]
         chosen = inside if len(inside) <= SIGHT_MAX else self._rng.sample(inside, SIGHT_MAX)
         followed = max(
@@ -132,7 +131,7 @@ class Lookout:
         if (follows and query is None) or self._explored.get(name, -EXPLORE_MS) + EXPLORE_MS > now_ms:
             return []
         self._explored[name] = now_ms
-        inside = [p for p, e in self._directory.reachable(now_ms) if any(path.startswith(name) for path in e.paths)]
+        inside = [peer for peer, entry in self._directory.reachable(now_ms) if entry.is_in(name)]
         if query is not None or not inside:
             return [Find(query or "", key(self._space, name))]
         chosen = self._rng.sample(inside, min(LOOKED_AT, len(inside)))
@@ -191,7 +190,7 @@ class Lookout:
 
     def _look(self, peer: PeerId, name: str, now_ms: int) -> list[Effect]:
         self._looked[peer, name] = now_ms
-        bound(self._looked, PULLED_MAX)
+        bound(self._looked, LOOKED_MAX)
         return [Send(peer, Look(name))]
 
     def _provide(self, now_ms: int) -> list[Effect]:

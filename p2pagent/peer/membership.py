@@ -49,7 +49,7 @@ class Membership:
         self.herald = Herald(keys, space.name, network, incarnation, loads)
         self.detector = Detector(rng)
         self.talk = Talk(keys, self.directory, self.herald, self.detector)
-        self.hearsay = Hearsay(keys, space.name, self.cells, self.directory, self.talk, rng)
+        self.hearsay = Hearsay(keys, space.name, self.cells, self.directory, self.talk, self.neighbours, rng)
         self.lookout = Lookout(space, hubs, self.cells, self.directory, self.talk, self.hearsay, rng)
         self._retried_ms = 0
 
@@ -134,7 +134,7 @@ class Membership:
             case Pull():
                 return self.hearsay.on_pull(peer, message, now_ms)
             case Delta():
-                return self.hearsay.on_delta(peer, message, now_ms, self.neighbours)
+                return self.hearsay.on_delta(peer, message, now_ms)
             case Look():
                 return self.lookout.on_look(peer, message, now_ms)
             case Sight():

@@ -94,7 +94,6 @@ class Peer:
         experience: dict[AgentRef, bytes] | None = None,
     ) -> None:
         self._me = keys.peer
-        self._reminds = False
         self.credit = credit = Credit(preferences.newcomer_credit_microcredits, {} if accounts is None else accounts)
         self._dues = Dues(keys, credit)
         self._debts = Debts(keys, credit, debts or [])
@@ -173,8 +172,7 @@ class Peer:
                 self.buyer.open_for(agents)
                 self.hub.open_for(agents)
                 effects = self.seller.open_for(agents, now_ms)
-                if not self._reminds:
-                    self._reminds = True
+                if self.membership.herald.record is None:  # for the first time
                     effects.append(SetTimer(now_ms + REMIND_MS, Timer("remind")))
                 return [*effects, *self.membership.on_agents(agents, addresses, now_ms)]
             case ProvidersFound(query, cell, peers):

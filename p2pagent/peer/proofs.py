@@ -12,7 +12,7 @@ from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.peer.hub_messages import Acknowledgement, Book, Clearing, Proof, Sheet, Statement
 from p2pagent.peer.sheet import body_id, check_book, check_sheet
-from p2pagent.peer.wire import opened, parsed
+from p2pagent.peer.wire import check_signature, parsed
 from p2pagent.types import PeerId
 
 Crime = Literal["wrong book", "wrong sheet", "equivocation", "omission"]
@@ -62,19 +62,17 @@ def verdict(proof: Proof, keys: Keys) -> Verdict:
 def _read(statement: Statement, keys: Keys) -> _Read:
     match statement.kind:
         case "ack":
-            ack: Acknowledgement = parsed(statement.body, Acknowledgement)  # type: ignore[assignment]
+            ack = parsed(statement.body, Acknowledgement)
             read = _Read("ack", statement.body, ack.clearing, acknowledgement=ack)
-            kind: type = Acknowledgement
+            said: Acknowledgement | Book | Sheet = ack
         case "book":
-            book: Book = parsed(statement.body, Book)  # type: ignore[assignment]
+            said = book = parsed(statement.body, Book)
             read = _Read("book", statement.body, book.clearing, book=book)
-            kind = Book
         case "sheet":
-            sheet: Sheet = parsed(statement.body, Sheet)  # type: ignore[assignment]
-            inner: Book = parsed(sheet.book, Book)  # type: ignore[assignment]
+            said = sheet = parsed(statement.body, Sheet)
+            inner = parsed(sheet.book, Book)
             read = _Read("sheet", statement.body, inner.clearing, book=inner, sheet=sheet)
-            kind = Sheet
-    opened(kind, statement.body, statement.signature, read.clearing[2], keys)
+    check_signature(said, read.clearing[2], statement.body, statement.signature, keys)
     return read
 
 

@@ -91,8 +91,7 @@ class Seller:
 
     def _load(self, agent: str) -> Load:
         stall = self._stalls[agent]
-        running = sum(sale.state == "running" and sale.call.agent == agent for sale in self._sales.values())
-        return Load(running, len(stall.queue), stall.arrived, stall.served, stall.busy_ms)
+        return Load(len(self._running(agent)), len(stall.queue), stall.arrived, stall.served, stall.busy_ms)
 
     def own_load(self, agent: str, prompt_tokens: int) -> OwnLoad:
         """What a question of the owner meets at its own agent now; it waits before those of others."""
@@ -149,10 +148,10 @@ class Seller:
             fault = Blame(buyer, "prompt differs from its embedding")
             return [fault, *self._void(award.conversation, "embedding", now_ms)]
         sale.award = award
-        self._stalls[sale.call.agent].arrived += 1
+        stall = self._stalls[sale.call.agent]
+        stall.arrived += 1
         if sale.state == "held":
             return [self._start(award.conversation, sale, now_ms)]
-        stall = self._stalls[sale.call.agent]
         own = buyer == self._keys.peer
         if stall.is_full and not own and not sale.granted:
             return self._void(award.conversation, "busy", now_ms)
@@ -219,8 +218,7 @@ class Seller:
 
     def spare(self, agent: str, now_ms: int) -> list[tuple[int, int]]:
         """Slots of `agent` that nobody has or waits for: `(slots, wait_ms)`, those free now and those at work."""
-        running = [s for s in self._sales.values() if s.state == "running" and s.call.agent == agent]
-        return self._stalls[agent].spare(running, now_ms)
+        return self._stalls[agent].spare(self._running(agent), now_ms)
 
     def worth_of_a_slot(self, agent: str) -> Microcredits:
         """What an answer of usual length brings."""
@@ -265,6 +263,9 @@ class Seller:
         sale = Sale(call, buyer, quote, now_ms + quote.expires_ms, "held" if idle else "offered", granted=True)
         self._sales[call.conversation] = sale
         return [*displaced, *self.on_award(buyer, claim.award, now_ms)]
+
+    def _running(self, agent: str) -> list[Sale]:
+        return [sale for sale in self._sales.values() if sale.state == "running" and sale.call.agent == agent]
 
     def _unfit(self, call: Call, stall: Stall) -> Literal["space", "length"] | None:
         """Why the agent cannot take such a call."""

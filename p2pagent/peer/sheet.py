@@ -32,7 +32,7 @@ from p2pagent.peer.hub_messages import (
     Sheet,
     SignedSheet,
 )
-from p2pagent.peer.wire import opened, parsed
+from p2pagent.peer.wire import check_signature, parsed
 from p2pagent.types import AgentRef, Microcredits, PeerId
 
 _P = TypeVar("_P", Commit, Offer)
@@ -117,7 +117,6 @@ def open_bid(data: bytes, commit: Commit) -> Bid:
     _require(body_id(data) == commit.bid_sha256, "bid is not the one committed to")
     _require(len(data) == commit.bid_bytes, "bid is not as long as committed to")
     bid = parsed(data, Bid)
-    assert isinstance(bid, Bid)
     _require((bid.hub, bid.epoch, bid.buyer) == (commit.hub, commit.epoch, commit.buyer), "bid of another clearing")
     _require(len(bid.wants) == commit.wants, "bid has not as many queries as committed to")
     _require(len({want.conversation for want in bid.wants}) == len(bid.wants), "bid names a query twice")
@@ -146,9 +145,9 @@ def open_sheet(signed: SignedSheet, keys: Keys) -> tuple[Sheet, Book]:
     Raises:
         RemoteError: malformed, or not signed by the auctioneer whom it names.
     """
-    sheet: Sheet = parsed(signed.body, Sheet)  # type: ignore[assignment]
-    book: Book = parsed(sheet.book, Book)  # type: ignore[assignment]
-    opened(Sheet, signed.body, signed.signature, PeerId(book.auctioneer), keys)
+    sheet = parsed(signed.body, Sheet)
+    book = parsed(sheet.book, Book)
+    check_signature(sheet, PeerId(book.auctioneer), signed.body, signed.signature, keys)
     return sheet, book
 
 
@@ -159,8 +158,7 @@ def check_sheet(body: bytes, sheet: Sheet, keys: Keys) -> SheetView:
         RemoteError: its book or a bid is not right, or it is not a best assignment at the prices that go with it.
     """
     book = parsed(sheet.book, Book)
-    assert isinstance(book, Book)
-    opened(Book, sheet.book, sheet.book_signature, PeerId(book.auctioneer), keys)
+    check_signature(book, PeerId(book.auctioneer), sheet.book, sheet.book_signature, keys)
     view = check_book(book, keys)
     _require(len(sheet.bids) == len(view.commits), "bids do not go with the commits")
     bids = _opened(view, sheet.bids)
@@ -202,8 +200,8 @@ def slot_price(view: SheetView, agent: AgentRef, buyer: PeerId) -> Microcredits:
 
 
 def _part(part: Part, kind: type[_P], maker: str, book: Book, keys: Keys) -> _P:
-    value: _P = parsed(part.body, kind)  # type: ignore[assignment]
-    opened(kind, part.body, part.signature, PeerId(getattr(value, maker)), keys)
+    value = parsed(part.body, kind)
+    check_signature(value, PeerId(getattr(value, maker)), part.body, part.signature, keys)
     _require(value.clearing == book.clearing, "a part of another book")
     return value
 

@@ -130,7 +130,7 @@ def decode(protocol: str, data: bytes) -> WireMessage:
     Raises:
         RemoteError: not exactly one well-formed message of that protocol.
     """
-    return parsed(data, PROTOCOL_MESSAGES[protocol])  # type: ignore[return-value]
+    return parsed(data, PROTOCOL_MESSAGES[protocol])
 
 
 def sealed(value: Message, keys: Keys) -> tuple[bytes, bytes]:
@@ -145,11 +145,21 @@ def opened(kind: type[_S], body: bytes, signature: bytes, signer: PeerId | None,
     Raises:
         RemoteError: malformed, or not signed by `signer`.
     """
-    value: _S = parsed(body, kind)  # type: ignore[assignment]
-    who = PeerId(value.peer) if isinstance(value, Record | Heartbeat) else signer
-    if who is None or not keys.verify(who, SIGNED_DOMAINS[kind], body, signature):
-        raise RemoteError(f"{kind.__name__.lower()} is not signed by {who}")
+    value = parsed(body, kind)
+    check_signature(
+        value, PeerId(value.peer) if isinstance(value, Record | Heartbeat) else signer, body, signature, keys
+    )
     return value
+
+
+def check_signature(value: Message, signer: PeerId | None, body: bytes, signature: bytes, keys: Keys) -> None:
+    """Accept that `signer` signed `value`, whose bytes are `body`: for who has parsed it to see who that should be.
+
+    Raises:
+        RemoteError: it has not.
+    """
+    if signer is None or not keys.verify(signer, SIGNED_DOMAINS[type(value)], body, signature):
+        raise RemoteError(f"{type(value).__name__.lower()} is not signed by {signer}")
 
 
 def receipt_id(body: bytes) -> bytes:
@@ -157,7 +167,7 @@ def receipt_id(body: bytes) -> bytes:
     return sha256(body).digest()
 
 
-def parsed(data: bytes, kind: type) -> object:
+def parsed(data: bytes, kind: type[_S]) -> _S:
     """The value of `kind` in `data`, no signature checked.
 
     Raises:
@@ -177,7 +187,7 @@ def parsed(data: bytes, kind: type) -> object:
         tree = unpacker.unpack()
         if unpacker.tell() != len(data):
             raise RemoteError("bytes after the message")
-        value: Message = msgspec.convert(tree, kind, builtin_types=(bytes,))
+        value: _S = msgspec.convert(tree, kind, builtin_types=(bytes,))
     except (msgpack.UnpackException, msgspec.ValidationError, ValueError) as error:
         raise RemoteError(f"malformed message: {str(error) or type(error).__name__}") from error
     if encode(value) != data:

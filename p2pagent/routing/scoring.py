@@ -19,7 +19,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from p2pagent.routing.posteriors import SHRINKAGE
-from p2pagent.routing.prototypes import Relevance, one_family
+from p2pagent.routing.prototypes import Relevance
 from p2pagent.routing.skills import Agent, Skills
 
 Values = NDArray[np.float32]
@@ -94,17 +94,6 @@ def best(scores: Scores, count: int, caution: float) -> list[int]:
         places = np.arange(len(values))
     order = np.argsort(-values[places], kind="stable")[:count]
     return [int(place) for place in places[order]]
-
-
-def score(relevance: Relevance, capabilities: list[bytes]) -> list[Score]:
-    """One score per agent from its advertised `capability` alone (one byte per prototype, 255 = always right)."""
-    if not capabilities:
-        return []
-    skills: Skills[int] = Skills(one_family(len(capabilities[0])))
-    for agent, claimed in enumerate(capabilities):
-        skills.put(agent, claimed)
-    scores = Posterior().score(relevance, skills)
-    return [scores.at(place) for place in range(len(skills))]
 
 
 def capability(prototypes: NDArray[np.int64], correct: NDArray[np.bool_ | np.float64], count: int) -> bytes:

@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from random import Random
 
 from p2pagent.sim.policy import Answer, Move, Policy, Send, View
+from p2pagent.sim.prefixes import CHARACTERS_PER_TOKEN
 from p2pagent.sim.traces import Query, Trace
 
 IMBALANCE_REQUESTS = 32
@@ -15,7 +16,6 @@ IMBALANCE_RATIO = 1.0001
 MATCHED_SHARE = 0.5
 WINDOW_S = 180.0
 REBALANCE_RATIO = 1.5
-CHARACTERS_PER_TOKEN = 4
 UNCACHED_MS_PER_CHARACTER = 1.0
 RESERVED_WEIGHT = 1.0
 DECAY = 31 / 32

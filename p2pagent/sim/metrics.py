@@ -94,7 +94,7 @@ class Deaths:
 
     def follow(self, peer: PeerId, holders: list[PeerId]) -> None:
         """`peer` has died; `holders` have its record."""
-        if holders and len(self._open) < FOLLOWED_MAX:
+        if holders and self.has_room:
             self._open.append(Death(peer, self._world.now_ms, len(holders), set(holders), set(holders)))
 
     @property

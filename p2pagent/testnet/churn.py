@@ -1,6 +1,6 @@
 """Daemons that are killed without a word and started again while questions are asked: the schedule, and its doing."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 
 import httpx
@@ -48,7 +48,7 @@ class Churn:
                     self.tally.kills += 1
                     nursery.start_soon(self._restart, victim, down_s)
 
-    async def mend(self, ready: Callable[[Daemon], object]) -> None:
+    async def mend(self, ready: Callable[[Daemon], Awaitable[None]]) -> None:
         """Bring everybody back."""
         self._stirring = False
         for daemon, up in zip(self._daemons, self._up, strict=True):
@@ -57,7 +57,7 @@ class Churn:
                 await daemon.start()
         async with trio.open_nursery() as nursery:
             for daemon in self._daemons:
-                nursery.start_soon(ready, daemon)  # type: ignore[arg-type]
+                nursery.start_soon(ready, daemon)
         for up in self._up:
             up.set()
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from p2pagent.routing.posteriors import CLAIM_WEIGHT, SHRINKAGE
 from p2pagent.routing.prototypes import Relevance
-from p2pagent.routing.scoring import capability, score
+from p2pagent.routing.scoring import capability
+from tests.claims import score
 
 PROTOTYPES = 8
 ROUNDING = 1e-5

@@ -12,8 +12,9 @@ from p2pagent.peer.memory import Memory
 from p2pagent.routing import exploration
 from p2pagent.routing.posteriors import HALF_LIFE_DAYS, Experience
 from p2pagent.routing.prototypes import Relevance, Space
-from p2pagent.routing.scoring import Score, score
+from p2pagent.routing.scoring import Score
 from p2pagent.types import AgentRef
+from tests.claims import score
 from tests.scenario import START_MS, SUBJECTS
 from tests.strangers import ALICE, BOB
 

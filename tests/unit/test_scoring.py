@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from p2pagent.routing.prototypes import FAMILIAR_COSINE, NOVEL_COSINE, Relevance
-from p2pagent.routing.scoring import Score, capability, score
+from p2pagent.routing.scoring import Score, capability
+from tests.claims import score
 
 EXPERT = bytes([255, 0, 0, 0])
 STEADY = bytes([128, 128, 128, 128])

@@ -13,8 +13,9 @@ from p2pagent.errors import Exit, LocalError
 from p2pagent.experts.families import FAMILIES, questions
 from p2pagent.routing import space as shipped
 from p2pagent.routing.prototypes import Space, same_prompt
-from p2pagent.routing.scoring import capability, score
+from p2pagent.routing.scoring import capability
 from p2pagent.routing.space import MiniLMEmbedder, load_space, prototypes_file
+from tests.claims import score
 
 TEXTS = ["reverse the word abc", "What is 4 plus 5?", "x" * 5_000, "ünïcödé 東京", " \n", "SAME", "same"]
 DIGEST = """

@@ -50,6 +50,10 @@ answers one or two per cent sooner in simulation."""
 LOOK_S = 0.005
 """What one more look must gain, in seconds: quotes are as late as the slowest of them, and each holds a slot."""
 
+HEEDED = 2
+"""In simulation five peers at load 0.7 wait 5 % longer than by power of two choices with 1, and 3 % less with 2; with 3
+another 2 % less, but 0.2 % of the right answers are lost."""
+
 TINY = 1e-300
 """In place of a random number of 0, which has no logarithm."""
 
@@ -57,12 +61,12 @@ Floats = NDArray[np.float64]
 
 
 def heeded(toll: float, own: float) -> float:
-    """How much of the delay that a question causes others it is to heed: no more than it has itself, in its units.
+    """How much of the delay that a question causes others it is to heed: up to `HEEDED` times its own, in its units.
 
     The whole toll would be right if it were charged to all for ever. In a burst it would send a question to an agent
     that cannot answer it, in order to spare others a wait that ends with the burst.
     """
-    return min(toll, own)
+    return min(toll, HEEDED * own)
 
 
 def temperature(unseen_s: Sequence[float], delay_cost_per_s: float) -> float:

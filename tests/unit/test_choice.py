@@ -55,9 +55,9 @@ def test_what_others_are_made_to_wait_counts_beyond_what_the_slots_price_says(sl
     assert utility(option("agent", 100_000), prospect, ASK) == 100_000 - 20_000 * 150 // 1000 - slot_price - beyond
 
 
-def test_others_waits_count_no_more_than_the_own_one() -> None:
+def test_others_waits_count_no_more_than_twice_the_own_one() -> None:
     prospect = Prospect(wait_ms=30, answer_ms=20, toll_ms=90_000)
-    assert toll(prospect, 0, ASK) == 20_000 * 50 // 1000
+    assert toll(prospect, 0, ASK) == 20_000 * 100 // 1000
 
 
 @pytest.mark.parametrize(

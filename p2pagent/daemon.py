@@ -143,7 +143,7 @@ class Daemon:
             debts,
             await self._store.open_disputes(),
             await self._store.unacknowledged_refunds(),
-            await self._store.load_experience(self._space.name),
+            await self._store.load_experience(),
         )
         self._hosting = Hosting(self._folder, self._space, self._store, changed=self._tell_agents, warn=self._warn)
         self._driver = Driver(self._peer, self._network, self._hosting.engines, self._store, clock)

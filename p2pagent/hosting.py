@@ -71,9 +71,11 @@ class Hosting:
             engine = make_engine(agent.engine, self._folder / "engines" / agent.name)
             async with trio.open_nursery() as life:
                 await life.start(engine.run)
-                skill = await self._skill(agent, engine, progress, bar)
+                skill = await self._skill(agent, engine, self._space, progress, bar)
+                before = self._space.earlier
+                earlier = await self._skill(agent, engine, before, progress, bar) if before else b""
                 progress.remove_task(bar)
-                self._offer(agent, engine, skill)
+                self._offer(agent, engine, skill, earlier)
                 task_status.started()
         except* LocalError as group:
             error = first(group)
@@ -88,22 +90,23 @@ class Hosting:
                 del self.engines[agent.name]
                 self._changed()
 
-    def _offer(self, agent: Agent, engine: Engine, skill: bytes) -> None:
+    def _offer(self, agent: Agent, engine: Engine, skill: bytes, earlier: bytes) -> None:
         can = engine.capabilities()
         rates = RateCard(agent.rates.prompt, agent.rates.cached, agent.rates.output)
         model = can.model.encode()[:MODEL_NAME_BYTES_MAX].decode(errors="ignore")
         self.engines[agent.name] = engine
-        self.adverts[agent.name] = AgentAdvert(agent.name, model, skill, rates, can.context_tokens, can.slots)
+        self.adverts[agent.name] = AgentAdvert(agent.name, model, skill, rates, can.context_tokens, can.slots, earlier)
         self._changed()
 
-    async def _skill(self, agent: Agent, engine: Engine, progress: Progress, bar: TaskID) -> bytes:
+    async def _skill(self, agent: Agent, engine: Engine, space: Space, progress: Progress, bar: TaskID) -> bytes:
+        """Its claims in `space`, measured now or in an earlier run."""
         own = agent.calibration
         items = calibration.load_items(Path(own)) if own else calibration.shipped_items()
-        key = calibration.cache_key(fingerprint(agent.engine), items, self._space)
+        key = calibration.cache_key(fingerprint(agent.engine), items, space)
         known = await self._store.cached(key)
         if known is None:
             progress.update(bar, description=f"{agent.name}: measuring its skill", total=len(items))
-            known = await self._measured(engine, items, partial(progress.advance, bar))
+            known = await self._measured(engine, items, space, partial(progress.advance, bar))
             await self._store.cache(key, known)
         mean = sum(known) / (255 * max(1, len(known)))
         if mean < SKILL_NOTED:
@@ -111,10 +114,12 @@ class Hosting:
             self._warn(f"{told}; set agents.calibration to questions of its own kind")
         return known
 
-    async def _measured(self, engine: Engine, items: list[calibration.Item], advance: Callable[[], None]) -> bytes:
+    async def _measured(
+        self, engine: Engine, items: list[calibration.Item], space: Space, advance: Callable[[], None]
+    ) -> bytes:
         for _ in range(MEASUREMENTS_MAX):
             try:
-                return await calibration.measure(engine, items, self._space, advance)
+                return await calibration.measure(engine, items, space, advance)
             except EngineUnavailableError:
                 await trio.sleep(MEASURE_AGAIN_S)
         hint = "see the engine's log; `p2pagent up` measures again"

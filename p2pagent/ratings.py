@@ -66,10 +66,14 @@ def save_experience(connection: sqlite3.Connection, learned: Sequence[Learned]) 
     connection.execute(_FORGET.format("experience"), (AGENTS_MAX,))
 
 
-def load_experience(connection: sqlite3.Connection, space: str) -> dict[AgentRef, bytes]:
-    """What is known of agents in `space`."""
-    rows = connection.execute("SELECT peer, agent, value FROM experience WHERE space = ? ORDER BY rowid", (space,))
-    return {AgentRef(PeerId(peer), agent): value for peer, agent, value in rows}
+def load_experience(connection: sqlite3.Connection) -> dict[str, dict[AgentRef, bytes]]:
+    """What is known of agents, by the name of the space."""
+    known: dict[str, dict[AgentRef, bytes]] = {}
+    for peer, agent, space, value in connection.execute(
+        "SELECT peer, agent, space, value FROM experience ORDER BY rowid"
+    ):
+        known.setdefault(space, {})[AgentRef(PeerId(peer), agent)] = value
+    return known
 
 
 def _columns(rating: Rating | None) -> tuple[int | None, int | None]:

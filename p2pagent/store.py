@@ -212,9 +212,9 @@ class Store:
         """Keep what is known of these agents, in place of what was; that of the 4096 learned of last is kept."""
         await self._alone(self._database.transact, ratings.save_experience, learned)
 
-    async def load_experience(self, space: str) -> dict[AgentRef, bytes]:
-        """What is known of agents in `space`."""
-        return await self._alone(self._database.transact, ratings.load_experience, space)
+    async def load_experience(self) -> dict[str, dict[AgentRef, bytes]]:
+        """What is known of agents, by the name of the space."""
+        return await self._alone(self._database.transact, ratings.load_experience)
 
     async def save_records(self, records: Sequence[SignedRecord]) -> None:
         """Replace the snapshot of the directory by the first 1024 of `records`."""

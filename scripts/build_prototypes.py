@@ -1,6 +1,7 @@
 """Cluster the calibration questions into the prototypes that every peer shares.
 
-Run it only to make a new version of the space: peers of different prototypes never score each other.
+Run it only to make a new version of the space. The one before is kept beside it: both are spoken until the release
+after, when its file, `prototypes_KIND_earlier.npy`, is to be deleted.
 """
 
 import argparse
@@ -28,6 +29,8 @@ def main() -> None:
     vectors = embedder.embed([q.prompt for q in asked])
     centres = KMeans(n_clusters=given.count, random_state=given.seed, n_init=10).fit(vectors).cluster_centers_
     path = Path(str(prototypes_file(given.kind)))
+    if path.exists():
+        path.replace(str(prototypes_file(given.kind, "_earlier")))
     np.save(path, quantised(centres.astype(np.float32)))
     space = Space(embedder, np.load(path).astype(np.float32))
     nearest = [space.nearest(space.embed(q.prompt)).prototypes[0] for q in asked]

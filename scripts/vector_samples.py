@@ -61,7 +61,8 @@ RECORD = Record(
     incarnation=START_MS,
     sequence=7,
     addresses=("/ip4/192.0.2.7/tcp/4101", "/ip6/2001:db8::7/tcp/4101"),
-    agents=(AgentAdvert("sums", "add", bytes([255, 128, 0]), RATES, 4096, 4),),
+    agents=(AgentAdvert("sums", "add", bytes([255, 128, 0]), RATES, 4096, 4, bytes([130, 250])),),
+    earlier="hash-charwb3to5-4096-256/1@fedcba9876543210",
 )
 HEARTBEAT = Heartbeat(
     peer=SELLER.peer,
@@ -82,7 +83,8 @@ LARGEST = Record(
     incarnation=1 << 53,
     sequence=1 << 53,
     addresses=(),
-    agents=(AgentAdvert("a", "m" * 64, bytes(256), RateCard(1 << 32, 1 << 32, 1 << 32), 1 << 24, 1 << 16),),
+    agents=(AgentAdvert("a", "m" * 64, bytes(256), RateCard(1 << 32, 1 << 32, 1 << 32), 1 << 24, 1 << 16, bytes(256)),),
+    earlier="e" * 64,
 )
 QUOTE = Quote(
     conversation=CONVERSATION,

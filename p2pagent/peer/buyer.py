@@ -60,7 +60,7 @@ class Buyer:
         self._lookout = lookout
         self._batches = Batches()
         self._awards = Awards(keys, space.name, self._table, scout, debts, memory)
-        self._calling = Calling(keys, space.name, self._table, scout, self._awards, hub.sheets, rng)
+        self._calling = Calling(keys, self._table, scout, self._awards, hub.sheets, rng)
 
     @property
     def running(self) -> int:

@@ -30,11 +30,8 @@ ROUNDS_MAX = 6
 class Calling:
     """The rounds of all queries on a `Table`."""
 
-    def __init__(
-        self, keys: Keys, space: str, table: Table, scout: Scout, awards: Awards, sheets: Sheets, rng: Random
-    ) -> None:
+    def __init__(self, keys: Keys, table: Table, scout: Scout, awards: Awards, sheets: Sheets, rng: Random) -> None:
         self._me = keys.peer
-        self._space = space
         self._table = table
         self._scout = scout
         self._awards = awards
@@ -54,7 +51,8 @@ class Calling:
         effects: list[Effect] = []
         for option, deadline_ms in chosen:
             ident, name = self._rng.randbytes(16), option.agent.name
-            call = make_call(query.ask, query.embedding, self._space, name, ident, deadline_ms)
+            space = self._scout.spoken(option.agent.peer)
+            call = make_call(query.ask, query.embedding, space, name, ident, deadline_ms)
             self._table.open(query, Conversation(call, query.ask.query, option))
             effects.append(Send(option.agent.peer, call))
         return [*effects, SetTimer(now_ms + QUOTES_MS, Timer("quotes", query.ask.query.encode(), query.round))]
@@ -109,7 +107,8 @@ class Calling:
         held = self._sheets.get(cleared.sheet)
         assert held is not None  # the grant was read from it
         ident, name = cleared.conversation, option.agent.name
-        call = make_call(query.ask, query.embedding, self._space, name, ident, WAIT_MS_MAX)
+        space = self._scout.spoken(option.agent.peer)
+        call = make_call(query.ask, query.embedding, space, name, ident, WAIT_MS_MAX)
         conversation = granted(query, option, call, cleared, held.view.book.book.epoch, self._me)
         query.runner_up = query.best_quoted()
         effects = [e for c in query.quoted() if c is not query.runner_up for e in self._table.let_go(c)]

@@ -26,7 +26,11 @@ Total = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 class AgentAdvert(Message, frozen=True):
-    """One agent in a record. `capability` holds its measured accuracy per prototype, 0 to 255."""
+    """One agent in a record.
+
+    `capability` holds its measured accuracy per prototype of the record's space, 0 to 255; `earlier` the same for the
+    space before it, if the record names one.
+    """
 
     name: Name
     model: Annotated[str, Meta(max_length=64)]
@@ -34,6 +38,7 @@ class AgentAdvert(Message, frozen=True):
     rates: RateCard
     context_tokens: Tokens
     slots: Count
+    earlier: Annotated[bytes, Meta(max_length=256)] = b""
 
 
 class Record(Message, frozen=True):
@@ -49,6 +54,8 @@ class Record(Message, frozen=True):
     sequence: UnixMilliseconds
     addresses: Annotated[tuple[Annotated[str, Meta(max_length=160)], ...], Meta(max_length=8)]
     agents: Annotated[tuple[AgentAdvert, ...], Meta(max_length=8)]
+    earlier: Annotated[str, Meta(max_length=64)] = ""
+    """The space that came before `space`, while there may be peers that know no later one; or nothing."""
 
     @property
     def version(self) -> tuple[int, int]:

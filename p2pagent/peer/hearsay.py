@@ -25,7 +25,9 @@ from p2pagent.peer.gossip_messages import (
     Suspicion,
 )
 from p2pagent.peer.talk import REQUEST_BURST, REQUEST_REFILL_MS, Talk
+from p2pagent.peer.versions import adverts
 from p2pagent.peer.wire import check_signature, parsed
+from p2pagent.routing.prototypes import Space
 from p2pagent.types import PeerId
 
 PULLED_PER_MESSAGE_MAX = 64
@@ -53,7 +55,7 @@ class Hearsay:
     def __init__(
         self,
         keys: Keys,
-        space: str,
+        space: Space,
         cells: Cells,
         directory: Directory,
         talk: Talk,
@@ -171,7 +173,7 @@ class Hearsay:
             return []
         if before is None and not self._directory.believes(heartbeat, now_ms):
             return []
-        paths = self._cells.paths(peer, record.agents) if record.space == self._space else ()
+        paths = self._cells.paths(peer, adverts(record, self._space))
         follows = self._cells.follows(paths)
         asked = self._pulled.pop(peer, False)
         if not follows and not asked and peer != source:

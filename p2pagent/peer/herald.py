@@ -17,6 +17,7 @@ from p2pagent.peer.gossip_messages import (
     SignedRecord,
 )
 from p2pagent.peer.wire import encode, sealed
+from p2pagent.routing.prototypes import Space
 from p2pagent.types import PeerId
 
 LEASE_MS = 120_000
@@ -37,7 +38,7 @@ class Herald:
     """Our own record and heartbeat, signed anew as they change."""
 
     def __init__(
-        self, keys: Keys, space: str, network: str, incarnation: int, loads: Callable[[], tuple[Load, ...]]
+        self, keys: Keys, space: Space, network: str, incarnation: int, loads: Callable[[], tuple[Load, ...]]
     ) -> None:
         self._keys = keys
         self._space = space
@@ -69,11 +70,12 @@ class Herald:
         record = Record(
             peer=self._keys.peer,
             network=self._network,
-            space=self._space,
+            space=self._space.name,
             incarnation=self._incarnation,
             sequence=self._sequence,
             addresses=addresses,
             agents=agents,
+            earlier=self._space.earlier.name if self._space.earlier else "",
         )
         while len(encode(record)) > RECORD_BODY_BYTES_MAX and len(record.addresses) > 1:
             record = structs.replace(record, addresses=record.addresses[:-1])

@@ -13,7 +13,7 @@ from p2pagent.peer.effects import Effect, Find, Provide, Send
 from p2pagent.peer.gossip_messages import AgentAdvert, Look, Sight
 from p2pagent.peer.hearsay import Hearsay
 from p2pagent.peer.talk import REQUEST_BURST, REQUEST_REFILL_MS, Talk
-from p2pagent.routing.hubs import Hubs, key
+from p2pagent.routing.hubs import ROOT, Hubs, hubs_of, key
 from p2pagent.routing.prototypes import Space
 from p2pagent.types import PeerId
 
@@ -53,6 +53,7 @@ class Lookout:
     ) -> None:
         self._space = space
         self._hubs = hubs
+        self._earlier = space.earlier
         self._cells = cells
         self._directory = directory
         self._talk = talk
@@ -133,16 +134,23 @@ class Lookout:
         self._explored[name] = now_ms
         inside = [peer for peer, entry in self._directory.reachable(now_ms) if entry.is_in(name)]
         if query is not None or not inside:
-            return [Find(query or "", key(self._space, name))]
+            finds: list[Effect] = [Find(query or "", key(self._space, name))]
+            if self._earlier is not None:
+                before = hubs_of(self._earlier).leaf(self._space.places_in(self._earlier)[prototype])
+                finds.append(Find("", key(self._earlier, before)))
+            return finds
         chosen = self._rng.sample(inside, min(LOOKED_AT, len(inside)))
         return [effect for peer in chosen for effect in self._look(peer, name, now_ms)]
 
     def on_providers(self, cell: str, peers: tuple[PeerId, ...], now_ms: int) -> list[Effect]:
         """Ask peers that the DHT named about their cell; once all were asked about one of ours, look for a larger."""
+        others = [peer for peer in peers if peer != self._talk.herald.peer]
+        if self._earlier is not None and cell.startswith(key(self._earlier, ROOT)):
+            before = cell.removeprefix(key(self._earlier, ""))
+            return [effect for peer in others[:LOOKED_AT] for effect in self._look(peer, before, now_ms)]
         name = cell.removeprefix(key(self._space, ""))
         if not self._hubs.is_name(name):
             return []
-        others = [peer for peer in peers if peer != self._talk.herald.peer]
         if name in self._cells.names():
             asked = self._asked.setdefault(name, set())
             others = [peer for peer in others if peer not in asked.union(self._directory.members)]
@@ -194,12 +202,25 @@ class Lookout:
         return [Send(peer, Look(name))]
 
     def _provide(self, now_ms: int) -> list[Effect]:
-        """Tell the DHT where we belong, and the cells of the prototypes at which one of our agents is strong."""
+        """Tell the DHT where we belong, and the cells of the prototypes at which one of our agents is strong.
+
+        Peers that have only the earlier version of the space look for these in its tree.
+        """
         self._provided_ms = now_ms
-        best: dict[int, int] = {}
-        for agent in self._agents:
-            for prototype, skill in enumerate(agent.capability):
-                best[prototype] = max(skill, best.get(prototype, 0))
-        strong = sorted((m for m in best if best[m] >= STRONG), key=lambda m: (-best[m], m))[:STRONG_CELLS_MAX]
-        names = [*self._cells.known_as(), *(self._hubs.leaf(m) for m in strong)]
-        return [Provide(tuple(key(self._space, name) for name in dict.fromkeys(names)))] if self._agents else []
+        if not self._agents:
+            return []
+        strong = _strong_at([agent.capability for agent in self._agents])
+        keys = [key(self._space, name) for name in (*self._cells.known_as(), *(self._hubs.leaf(m) for m in strong))]
+        if self._earlier is not None:
+            leaf = hubs_of(self._earlier).leaf
+            strong = _strong_at([agent.earlier for agent in self._agents])
+            keys += [key(self._earlier, name) for name in map(leaf, strong)]
+        return [Provide(tuple(dict.fromkeys(keys)))]
+
+
+def _strong_at(capabilities: list[bytes]) -> list[int]:
+    """The prototypes at which the best of these agents is strong, best first."""
+    best = [max(skills) for skills in zip(*capabilities, strict=True)]
+    return sorted((m for m, skill in enumerate(best) if skill >= STRONG), key=lambda m: (-best[m], m))[
+        :STRONG_CELLS_MAX
+    ]

@@ -46,10 +46,10 @@ class Membership:
         self.neighbours: set[PeerId] = set()
         self.cells = Cells(hubs, keys.peer, len(space.prototypes))
         self.directory = Directory(keys.peer, network, self.cells.follows)
-        self.herald = Herald(keys, space.name, network, incarnation, loads)
+        self.herald = Herald(keys, space, network, incarnation, loads)
         self.detector = Detector(rng)
         self.talk = Talk(keys, self.directory, self.herald, self.detector)
-        self.hearsay = Hearsay(keys, space.name, self.cells, self.directory, self.talk, self.neighbours, rng)
+        self.hearsay = Hearsay(keys, space, self.cells, self.directory, self.talk, self.neighbours, rng)
         self.lookout = Lookout(space, hubs, self.cells, self.directory, self.talk, self.hearsay, rng)
         self._retried_ms = 0
 

@@ -50,7 +50,7 @@ from p2pagent.peer.events import (
 from p2pagent.peer.gossip_messages import Ack, Delta, Look, Nack, Ping, Pull, Relay, Sight
 from p2pagent.peer.hub import Hub
 from p2pagent.peer.membership import Membership
-from p2pagent.peer.memory import Memory
+from p2pagent.peer.memory import Memory, Saved
 from p2pagent.peer.messages import (
     Award,
     Call,
@@ -71,7 +71,7 @@ from p2pagent.peer.sheets import Sheets
 from p2pagent.peer.wire import WireMessage
 from p2pagent.routing.hubs import hubs_of
 from p2pagent.routing.prototypes import Space
-from p2pagent.types import AgentRef, PeerId
+from p2pagent.types import PeerId
 
 REMIND_MS = 10_000
 
@@ -91,7 +91,7 @@ class Peer:
         debts: list[Debt] | None = None,
         disputed: list[Disputed] | None = None,
         refunds: list[SignedRefund] | None = None,
-        experience: dict[AgentRef, bytes] | None = None,
+        experience: Saved | None = None,
     ) -> None:
         self._me = keys.peer
         self.credit = credit = Credit(preferences.newcomer_credit_microcredits, {} if accounts is None else accounts)

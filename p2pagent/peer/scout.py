@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from p2pagent.config import Preferences
 from p2pagent.market.receipts import price_cap
-from p2pagent.peer import choice
+from p2pagent.peer import choice, versions
 from p2pagent.peer.choice import Option
 from p2pagent.peer.directory import Directory
 from p2pagent.peer.disputes import Disputes
@@ -63,8 +63,8 @@ class Scout(Struct):
         if query.ask.policy.privacy != "local":
             disputed = self.disputes.sellers
             for peer, entry in self.directory.reachable(now_ms):
-                if entry.record.space == self.space.name and self._admits(query, peer) and peer not in disputed:
-                    adverts += [(peer, advert) for advert in entry.record.agents]
+                if self._admits(query, peer) and peer not in disputed:
+                    adverts += [(peer, advert) for advert in versions.adverts(entry.record, self.space)]
         fitting = [
             (peer, advert)
             for peer, advert in sorted(adverts, key=lambda found: (found[0], found[1].name))
@@ -80,6 +80,11 @@ class Scout(Struct):
         for option in ranked:
             option.outcomes = self.memory.outcomes(option.agent)
         return ranked
+
+    def spoken(self, peer: PeerId) -> str:
+        """The name of the space in which to call `peer`."""
+        entry = self.directory.get(peer)
+        return versions.spoken(entry.record, self.space) if entry is not None else self.space.name
 
     def to_call(self, query: Query, bound: Bound, now_ms: int) -> list[tuple[Option, int]]:
         """Whom of those ranked to ask for a quote: the strangers that the game draws, and the best local agent.

@@ -269,7 +269,7 @@ class Seller:
 
     def _unfit(self, call: Call, stall: Stall) -> Literal["space", "length"] | None:
         """Why the agent cannot take such a call."""
-        if call.space != self._space.name or not self._space.well_formed(call.embedding):
+        if not self._space.knows(call.space) or not self._space.well_formed(call.embedding):
             return "space"
         return "length" if call.prompt_tokens >= stall.advert.context_tokens else None
 

@@ -21,13 +21,13 @@ h is what is left of an agent's word: how its answers compare with what it had c
 moves a score no further than a handful of answers would, and who lies in one place is believed less in all.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from p2pagent.routing.prototypes import Calibration, Relevance, Vector
+from p2pagent.routing.prototypes import Calibration, Relevance
 
 CLAIM_WEIGHT = 5.0
 SHRINKAGE = 1.0
@@ -74,9 +74,9 @@ class Experience(Struct, frozen=True):
 
     def _changed(self, relevance: Relevance, times: float, *, good: bool, now_ms: int) -> "Experience":
         now = self.decayed(now_ms)
-        change = {m: times * weight for m, weight in zip(relevance.prototypes, relevance.weights, strict=True)}
-        seen = _sums([now.seen, change])
-        gained = _sums([now.good, change if good else {}])
+        change = [{m: times * weight} for m, weight in zip(relevance.prototypes, relevance.weights, strict=True)]
+        seen = _sums([now.seen, *change])
+        gained = _sums([now.good, *(change if good else [])])
         outcomes = max(0, now.outcomes + (1 if times > 0 else -1))
         return Experience({m: min(value, seen.get(m, 0.0)) for m, value in gained.items()}, seen, outcomes, now.at_ms)
 
@@ -101,17 +101,10 @@ def belief(calibration: Calibration, capability: bytes, experience: Experience, 
     return Belief(mean, variance, float(pooled_mean), float(pooled_variance))
 
 
-def carried(experience: Experience, old: Vector, new: Vector) -> Experience:
-    """Experience of a space with prototypes `old` in one with prototypes `new`, unit rows of one embedder.
-
-    What was counted at a prototype goes to the nearest new one: prototypes drift a little from version to version.
-    """
-    nearest = np.argmax(old @ new.T, axis=1)
-    moved = [
-        _sums({int(nearest[m]): value} for m, value in counts.items() if m < len(old))
-        for counts in (experience.good, experience.seen)
-    ]
-    return Experience(moved[0], moved[1], experience.outcomes, experience.at_ms)
+def carried(experience: Experience, to: Sequence[int]) -> Experience:
+    """Experience of a space in the next version of it: what was counted at prototype m goes to prototype `to[m]`."""
+    good, seen = (_sums({to[m]: value} for m, value in counts.items()) for counts in (experience.good, experience.seen))
+    return Experience(good, seen, experience.outcomes, experience.at_ms)
 
 
 def _shrunk(calibration: Calibration, claims: Floats) -> tuple[Floats, float]:

@@ -117,12 +117,25 @@ def one_family(count: int) -> Calibration:
 class Space:
     """An embedder, the prototypes, shape (M, dimensions), and what is known of them, under one name.
 
-    Without a gate similarities are cosines; without a calibration all prototypes are of one family.
+    Without a gate similarities are cosines; without a calibration all prototypes are of one family. `earlier` is the
+    version before this one, by the same embedder, that some peers may still have: prototypes drift a little from
+    version to version, so that each is read as the nearest of the other.
+
+    Raises:
+        ValueError: `earlier` is of another embedder.
     """
 
     def __init__(
-        self, embedder: Embedder, prototypes: Vector, gate: Gate | None = None, calibration: Calibration | None = None
+        self,
+        embedder: Embedder,
+        prototypes: Vector,
+        gate: Gate | None = None,
+        calibration: Calibration | None = None,
+        earlier: "Space | None" = None,
     ) -> None:
+        if earlier and earlier.embedder != embedder.name:
+            raise ValueError(f"the earlier space is of {earlier.embedder}, this one of {embedder.name}")
+        self.earlier = earlier
         self._embedder = embedder
         self._gate = gate
         self.prototypes = _unit(prototypes)
@@ -131,6 +144,19 @@ class Space:
         if gate:
             parts += [gate.weights.tobytes(), gate.bias.tobytes()]
         self.name = f"{embedder.name}@{sha256(b''.join(parts)).hexdigest()[:16]}"
+
+    @property
+    def embedder(self) -> str:
+        """The name of the embedder."""
+        return self._embedder.name
+
+    def knows(self, name: str) -> bool:
+        """Whether `name` is of this space or of the one before it: embeddings are the same in both."""
+        return name == self.name or (self.earlier is not None and name == self.earlier.name)
+
+    def places_in(self, other: "Space") -> list[int]:
+        """Per prototype the nearest one of another version of this space, length M."""
+        return [int(m) for m in np.argmax(self.prototypes @ other.prototypes.T, axis=1)]
 
     def embed(self, text: str) -> bytes:
         """The quantised embedding of `text`: one signed byte per dimension, its largest component at 127."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from io import BytesIO
+from typing import Literal
 
 import numpy as np
 
@@ -56,17 +57,22 @@ class MiniLMEmbedder:
 EMBEDDERS: dict[str, Callable[[], Embedder]] = {"hashing": HashingEmbedder, "minilm": MiniLMEmbedder}
 
 
-def prototypes_file(kind: str) -> Traversable:
-    """Where the prototypes of an embedder lie: int8, shape (M, dimensions)."""
-    return resources.files("p2pagent.routing").joinpath(f"prototypes_{kind}.npy")
+def prototypes_file(kind: str, version: Literal["", "_earlier"] = "") -> Traversable:
+    """Where the prototypes of an embedder lie, or would lie: int8, shape (M, dimensions)."""
+    return resources.files("p2pagent.routing").joinpath(f"prototypes_{kind}{version}.npy")
 
 
 def load_space(kind: str) -> Space:
-    """The shipped space of `kind`, a key of `EMBEDDERS`.
+    """The shipped space of `kind`, a key of `EMBEDDERS`, with the version before it if that is shipped, too.
 
     Raises:
         LocalError: its embedder is not installed.
     """
-    embedder = EMBEDDERS[kind]()
-    data = np.load(BytesIO(prototypes_file(kind).read_bytes()))
-    return Space(embedder, data.astype(np.float32))
+    embedder, before = EMBEDDERS[kind](), prototypes_file(kind, "_earlier")
+    earlier = Space(embedder, _prototypes(before)) if before.is_file() else None
+    return Space(embedder, _prototypes(prototypes_file(kind)), earlier=earlier)
+
+
+def _prototypes(file: Traversable) -> Vector:
+    data = np.load(BytesIO(file.read_bytes()))
+    return np.asarray(data, dtype=np.float32)

@@ -4,6 +4,7 @@ from random import Random
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from p2pagent.peer import memory as module
 from p2pagent.peer.effects import Learned
@@ -11,7 +12,7 @@ from p2pagent.peer.events import Delivery, Rated, Rating
 from p2pagent.peer.memory import Memory
 from p2pagent.routing import exploration
 from p2pagent.routing.posteriors import HALF_LIFE_DAYS, Experience
-from p2pagent.routing.prototypes import Relevance, Space
+from p2pagent.routing.prototypes import HashingEmbedder, Relevance, Space
 from p2pagent.routing.scoring import Score
 from p2pagent.types import AgentRef
 from tests.claims import score
@@ -78,7 +79,7 @@ def test_good_answers_raise_what_is_expected_and_lower_the_doubt(memory: Memory,
 
 def test_what_is_saved_is_known_after_a_restart(memory: Memory, space: Space) -> None:
     saved = judge(memory, space, True, False, False)
-    again = Memory(space, {AGENT: saved})
+    again = Memory(space, {space.name: {AGENT: saved}})
     assert expected(again) == expected(memory)
     assert again.outcomes(AGENT) == 3
 
@@ -87,7 +88,7 @@ def test_what_is_saved_is_known_after_a_restart(memory: Memory, space: Space) ->
     "body", [b"", b"nonsense", b"\x93", msgspec.msgpack.encode(Experience(good={99: 1.0}, seen={99: 1.0}, outcomes=1))]
 )
 def test_what_cannot_be_read_is_left_out(space: Space, body: bytes) -> None:
-    again = Memory(space, {AGENT: body})
+    again = Memory(space, {space.name: {AGENT: body}})
     assert again.outcomes(AGENT) == 0
     assert expected(again) == expected(Memory(space, {}))
 
@@ -159,3 +160,31 @@ def test_newcomers_are_valued_by_what_they_may_be_and_known_ones_are_not(
     assert tried.uncertainty == 0
     assert valued == known
     assert memory.scores(HERE, pairs, Random(1), START_MS)[0] == (new, tried)
+
+
+def test_what_was_learned_in_the_version_before_is_carried_over(space: Space) -> None:
+    turned = Space(HashingEmbedder(), space.prototypes[::-1], earlier=space)
+    before = Memory(space, {})
+    saved = judge(before, space, True, False, False)
+    after = Memory(turned, {space.name: {AGENT: saved}})
+    there = structs.replace(HERE, prototypes=tuple(len(SUBJECTS) - 1 - m for m in HERE.prototypes))
+    assert after.outcomes(AGENT) == 3
+    assert expected(after, there) == expected(before)
+    assert expected(Memory(turned, {space.name: {AGENT: saved}, turned.name: {}}), there) == expected(before)
+
+
+def test_what_was_learned_since_holds_over_what_was_carried(space: Space) -> None:
+    turned = Space(HashingEmbedder(), space.prototypes[::-1], earlier=space)
+    saved = judge(Memory(space, {}), space, True, False, False)
+    newer = judge(Memory(turned, {}), turned, True)
+    assert Memory(turned, {turned.name: {AGENT: newer}, space.name: {AGENT: saved}}).outcomes(AGENT) == 1
+
+
+def test_an_answer_from_before_a_new_version_can_still_be_rated(space: Space) -> None:
+    turned = Space(HashingEmbedder(), space.prototypes[::-1], earlier=space)
+    memory = Memory(turned, {})
+    (kept,) = memory.on_rated(Rated(delivery(space), Rating(False, START_MS), None))
+    assert isinstance(kept, Learned)
+    experience = msgspec.msgpack.decode(kept.experience, type=Experience)
+    assert experience.seen == {len(SUBJECTS) - 2: 0.75, len(SUBJECTS) - 3: 0.25}
+    assert Memory(Space(HashingEmbedder(), space.prototypes[::-1]), {}).judge(delivery(space), Rating(True, 1)) == []

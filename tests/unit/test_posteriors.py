@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from p2pagent.routing.posteriors import CLAIM_WEIGHT, HALF_LIFE_DAYS, SHRINKAGE, Experience, belief, carried
-from p2pagent.routing.prototypes import Calibration, Relevance, one_family
+from p2pagent.routing.prototypes import Calibration, HashingEmbedder, Relevance, Space, one_family
 
 WEIGHT = CLAIM_WEIGHT + SHRINKAGE
 HALF_LIFE_MS = round(HALF_LIFE_DAYS * 86_400_000)
@@ -97,12 +97,18 @@ def test_experience_is_kept_as_a_value() -> None:
 
 
 def test_counts_follow_their_prototypes_to_the_nearest_ones_of_a_new_version() -> None:
-    old = np.eye(3, dtype=np.float32)
-    new = np.array([[0, 0.1, 1], [0, 1, 0], [0.9, 0.4, 0], [1, 0, 0.2]], dtype=np.float32)
-    unit = new / np.linalg.norm(new, axis=1, keepdims=True)
-    moved = carried(answered((0, True), (1, False), (2, True)), old, unit)
+    old = Space(HashingEmbedder(), np.eye(3, dtype=np.float32))
+    new = Space(HashingEmbedder(), np.array([[0, 0.1, 1], [0, 1, 0], [0.9, 0.4, 0], [1, 0, 0.2]], dtype=np.float32))
+    moved = carried(answered((0, True), (1, False), (2, True)), old.places_in(new))
     assert moved.seen == {3: 1.0, 1: 1.0, 0: 1.0}
     assert moved.good == {3: 1.0, 0: 1.0}
     assert moved.outcomes == 3
-    both = carried(answered((0, True), (1, False)), old, np.array([[1, 0, 0], [0, 0, 1]], dtype=np.float32))
-    assert sum(both.seen.values()) == 2
+    fewer = Space(HashingEmbedder(), np.array([[1, 0, 0], [0, 0, 1]], dtype=np.float32))
+    both = carried(answered((0, True), (1, False)), old.places_in(fewer))
+    assert both.seen == {0: 2.0}
+    assert both.good == {0: 1.0}
+
+
+def test_what_two_prototypes_that_became_one_have_in_a_question_is_added_up() -> None:
+    both = Experience().observed(Relevance((1, 1), (0.75, 0.25), 0.9), good=True, now_ms=1)
+    assert both.seen == both.good == {1: 1.0}

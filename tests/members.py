@@ -61,7 +61,12 @@ def news(*said: SignedHeartbeat | SignedSuspicion) -> News:
 
 
 def learn(
-    directory: Directory, keys: SimKeys, record: Record | None = None, now_ms: int = START_MS, **beat: object
+    directory: Directory,
+    keys: SimKeys,
+    record: Record | None = None,
+    now_ms: int = START_MS,
+    paths: tuple[str, ...] = (),
+    **beat: object,
 ) -> bool:
     """Do with a record and its heartbeat what membership does with a delta; whether it was news."""
     record = record or make_record(keys)
@@ -69,7 +74,7 @@ def learn(
     heartbeat = msgspec.structs.replace(heartbeat, **beat)
     if directory.get(keys.peer) is None and not directory.believes(heartbeat, now_ms):
         return False
-    return directory.learn(record, sign_record(keys, record), heartbeat, sign_beat(keys, heartbeat))
+    return directory.learn(record, sign_record(keys, record), heartbeat, sign_beat(keys, heartbeat), paths)
 
 
 def hear(directory: Directory, keys: SimKeys, now_ms: int = START_MS, **changes: object) -> bool:

@@ -31,21 +31,22 @@ class Cells:
         self._names: tuple[str, ...] = ()
 
     def open_for(self, agents: tuple[AgentAdvert, ...]) -> None:
-        """Follow the cells of these agents; a device without agents follows one that its id draws."""
+        """Follow the cells of these agents."""
         paths = self.paths(self._me, agents)
-        if not paths:
-            drawn = int.from_bytes(sha256(self._me.encode()).digest()[:4], "big") % self._prototypes
-            paths = (self._hubs.path(AgentRef(self._me, ""), drawn),)
         known = max(self._depths.values(), default=0)
         self._go_to({path: self._depths.get(path, known) for path in paths})
 
     def paths(self, peer: PeerId, agents: tuple[AgentAdvert, ...]) -> tuple[str, ...]:
-        """Per agent of a peer, the smallest cell that it can be in; none of agents measured in another space."""
-        return tuple(
+        """Per agent of a peer, the smallest cell that it can be in; one that its id draws if it has no agent for us."""
+        paths = tuple(
             self._hubs.path(AgentRef(peer, agent.name), home(agent.capability))
             for agent in agents
             if len(agent.capability) == self._prototypes
         )
+        if paths:
+            return paths
+        drawn = int.from_bytes(sha256(peer.encode()).digest()[:4], "big") % self._prototypes
+        return (self._hubs.path(AgentRef(peer, ""), drawn),)
 
     def names(self) -> tuple[str, ...]:
         """The cells followed now, without those inside others."""

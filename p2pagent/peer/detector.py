@@ -95,9 +95,14 @@ class Detector:
         return [number for number, probe in self._probes.items() if probe.target == target]
 
     def forget(self, target: PeerId) -> None:
-        """A new connection to `target` stands: what was asked before may have been lost with the old one."""
+        """No answer of `target` is awaited any more."""
         for number in self.pings_of(target):
             del self._probes[number]
+
+    def reached(self, target: PeerId) -> None:
+        """A new connection to `target` stands: an answer to what was asked, even if that was lost with an old one."""
+        for number in self.pings_of(target):
+            self.on_ack(number, target)
 
     def unanswered(self, number: int) -> Probe | None:
         """The ping of this number if it is still unanswered."""

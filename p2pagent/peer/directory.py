@@ -88,6 +88,7 @@ class Directory:
         """Known peers of the cells that we follow."""
         self._sweep_ms = 0
         self._gone: dict[PeerId, Proof] = {}
+        self._buried: dict[PeerId, None] = {}
         self._faults: dict[PeerId, tuple[float, int]] = {}
         self._banned: dict[PeerId, None] = {}
         self.changes = 0
@@ -115,7 +116,7 @@ class Directory:
         known = self._entries.get(peer)
         if not heartbeat.lease_ms:
             self.forget(peer)
-            self._bury(peer, (heartbeat.incarnation, heartbeat.refuted))
+            self._end(peer, (heartbeat.incarnation, heartbeat.refuted))
             return True
         if known is None:
             return False
@@ -144,6 +145,7 @@ class Directory:
         if known is not None and _order(known.heartbeat) > _order(heartbeat):
             heartbeat, beat = known.heartbeat, known.beat
         self._gone.pop(peer, None)
+        self._buried.pop(peer, None)
         entry = self._entries[peer] = Entry(record, signed, heartbeat, beat, paths, silent, met)
         self.members.pop(peer, None)
         if self._follows(paths):
@@ -162,15 +164,17 @@ class Directory:
         entry = self._entries.get(peer)
         if entry is not None:
             self.forget(peer)
-            self._bury(peer, entry.proof)
+            self._end(peer, entry.proof)
+            self._buried[peer] = None
+            bound(self._buried, RETRIED_MAX)
 
     def gone(self, peer: PeerId) -> Proof | None:
         """What `peer` had to say for itself when it was declared gone, or None if it was not."""
         return self._gone.get(peer)
 
     def lately_gone(self) -> list[PeerId]:
-        """Those who went last."""
-        return list(self._gone)[-RETRIED_MAX:]
+        """Those who went last without a goodbye."""
+        return list(self._buried)
 
     def forget(self, peer: PeerId) -> None:
         """Drop what is known of `peer`; it may be learned again."""
@@ -239,15 +243,23 @@ class Directory:
         candidates = ((p, e) for p, e in self._entries.items() if not e.silent and e.expires_ms > now_ms)
         return ((p, e) for p, e in candidates if not self.shuns(p, now_ms))
 
-    def _bury(self, peer: PeerId, proof: Proof) -> None:
+    def _end(self, peer: PeerId, proof: Proof) -> None:
         self._gone.pop(peer, None)
+        self._buried.pop(peer, None)
         self._gone[peer] = proof
         bound(self._gone, PEERS_MAX)
 
     def _make_room(self) -> None:
-        """Give up one that we never met, of those the one heard of longest ago: it is the one most likely gone."""
-        entries = self._entries
-        self.forget(min(entries, key=lambda peer: (entries[peer].met, entries[peer].heartbeat.issued_ms, peer)))
+        """Give up one that we never met, rather of another cell, of those the one heard of longest ago.
+
+        Anybody can invent peers of other cells, and date them.
+        """
+
+        def worth(peer: PeerId) -> tuple[bool, bool, int, PeerId]:
+            entry = self._entries[peer]
+            return (entry.met, peer in self.members, entry.heartbeat.issued_ms, peer)
+
+        self.forget(min(self._entries, key=worth))
 
 
 def is_timely(heartbeat: Heartbeat, now_ms: int) -> bool:

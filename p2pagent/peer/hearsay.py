@@ -2,16 +2,19 @@
 
 Rule 1: hearsay is believed as far as it is signed, and nobody can have us check or keep as much of it as it likes.
 Rule 2: what is passed on is true of one's own cell only; of others we keep what we asked for.
+Rule 3: of a message of which a part is malformed or badly signed nothing is taken in.
 """
 
-from functools import lru_cache
 from random import Random
+
+from msgspec import Struct
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.cells import Cells
-from p2pagent.peer.directory import Directory, Proof, bound, is_timely
+from p2pagent.peer.directory import Directory, bound, is_timely
+from p2pagent.peer.doubts import Doubts
 from p2pagent.peer.effects import Effect, Learn, Send
 from p2pagent.peer.gossip_messages import (
     Delta,
@@ -21,32 +24,35 @@ from p2pagent.peer.gossip_messages import (
     Pull,
     Record,
     SignedHeartbeat,
-    SignedSuspicion,
-    Suspicion,
 )
+from p2pagent.peer.readers import heartbeat_in, record_in
 from p2pagent.peer.talk import REQUEST_BURST, REQUEST_REFILL_MS, Talk
 from p2pagent.peer.versions import adverts
-from p2pagent.peer.wire import check_signature, parsed
+from p2pagent.peer.wire import check_signature
 from p2pagent.routing.prototypes import Space
 from p2pagent.types import PeerId
 
 PULLED_PER_MESSAGE_MAX = 64
 PULLED_MAX = 1024
-OUTSIDERS_MAX = 1024
-ACCUSE_BURST, ACCUSE_REFILL_MS = 16, 5_000
-"""Accusations taken from one peer: a cell that loses a fifth of its members a minute has fewer."""
+PULL_AGAIN_MS = 1_000
+"""Until a record that was asked for and has not come is asked for again, from whoever tells of it next."""
 
+OUTSIDERS_MAX = 1024
 HEARSAY_BURST, HEARSAY_REFILL_MS = 512, 200
 """Heartbeats of others taken from one peer at once, and how soon one more: a whole cell speaks five times a second."""
 
 STRANGERS_MAX = 160
 """Members of whom we have only heard: more of them wait until they speak to us, since anybody can invent peers."""
 
-CONFIRMERS = 3
-"""Members, on average, who at once see for themselves when somebody is accused."""
-
 INTRODUCED_TO = 3
 """Neighbours that are told at once of whoever comes to us first."""
+
+
+class Pulled(Struct, frozen=True):
+    """A record that was asked for at `at_ms`; `asked` if we have looked for its peer ourselves."""
+
+    asked: bool
+    at_ms: int
 
 
 class Hearsay:
@@ -69,12 +75,11 @@ class Hearsay:
         self._talk = talk
         self._neighbours = neighbours
         self._rng = rng
-        self._pulled: dict[PeerId, bool] = {}
+        self._pulled: dict[PeerId, Pulled] = {}
         self._outsiders: dict[PeerId, tuple[int, int]] = {}
-        self._doubted_ms = 0
         self._pulls = Allowance(REQUEST_BURST, REQUEST_REFILL_MS)
         self._hearsay = Allowance(HEARSAY_BURST, HEARSAY_REFILL_MS)
-        self._accusations = Allowance(ACCUSE_BURST, ACCUSE_REFILL_MS)
+        self._doubts = Doubts(keys, directory, talk, rng)
 
     def hear(self, source: PeerId, news: News, now_ms: int) -> list[Effect]:
         """Take in what rides on a ping or its answer.
@@ -82,10 +87,11 @@ class Hearsay:
         Raises:
             RemoteError: something in it is malformed or badly signed.
         """
-        effects = self.take(source, news.heartbeats, now_ms, asked=False)
-        for signed in news.suspicions:
-            effects += self._take_suspicion(source, signed, now_ms)
-        return effects
+        beats = self._believed(source, news.heartbeats, now_ms, asked=False)
+        proofs = {PeerId(heartbeat.peer): (heartbeat.incarnation, heartbeat.refuted) for heartbeat, _ in beats}
+        suspicions = self._doubts.founded(source, news.suspicions, proofs, now_ms)
+        effects = self._keep(source, beats, now_ms, asked=False)
+        return [*effects, *self._doubts.take(source, suspicions, now_ms)]
 
     def on_pull(self, peer: PeerId, pull: Pull, now_ms: int) -> list[Effect]:
         """Send records."""
@@ -101,18 +107,21 @@ class Hearsay:
         Raises:
             RemoteError: one is malformed or badly signed; none is kept then.
         """
-        checked = []
+        checked: dict[PeerId, tuple[Record, Heartbeat, Known]] = {}
         for known in delta.peers:
             heartbeat = heartbeat_in(known.heartbeat.body)
             about = PeerId(heartbeat.peer)
-            if about == peer or about in self._pulled:
-                record = record_in(known.record.body)
-                if record.peer != about or record.version != heartbeat.version:
-                    raise RemoteError("a record with a heartbeat that is not its own")
+            if about in checked or (about != peer and about not in self._pulled):
+                continue
+            record = record_in(known.record.body)
+            if record.peer != about or record.version != heartbeat.version:
+                raise RemoteError("a record with a heartbeat that is not its own")
+            held = self._directory.get(about)
+            if held is None or record.version > held.record.version:
                 check_signature(record, about, known.record.body, known.record.signature, self._keys)
                 check_signature(heartbeat, about, known.heartbeat.body, known.heartbeat.signature, self._keys)
-                checked.append((record, heartbeat, known))
-        return [effect for found in checked for effect in self._learn(peer, *found, now_ms)]
+                checked[about] = (record, heartbeat, known)
+        return [effect for found in checked.values() for effect in self._learn(peer, *found, now_ms)]
 
     def take(self, source: PeerId, beats: tuple[SignedHeartbeat, ...], now_ms: int, *, asked: bool) -> list[Effect]:
         """Believe heartbeats that are news, pass on those of our cell, and ask for the records that we lack.
@@ -120,16 +129,35 @@ class Hearsay:
         Raises:
             RemoteError: one is malformed or badly signed.
         """
-        wanted: list[str] = []
-        effects: list[Effect] = []
+        return self._keep(source, self._believed(source, beats, now_ms, asked=asked), now_ms, asked=asked)
+
+    def reconsider(self) -> None:
+        """Other cells are followed now: who was none of our business may be."""
+        self._outsiders.clear()
+
+    def _believed(
+        self, source: PeerId, beats: tuple[SignedHeartbeat, ...], now_ms: int, *, asked: bool
+    ) -> list[tuple[Heartbeat, SignedHeartbeat]]:
+        """Those that are news and worth the trouble, and those whose record has not come."""
+        believed = []
         for beat in beats:
             heartbeat = heartbeat_in(beat.body)
-            if not self._directory.believes(heartbeat, now_ms):
-                continue
             peer = PeerId(heartbeat.peer)
-            if not asked and peer != source and not self._minds(source, heartbeat, now_ms):
+            if not self._directory.believes(heartbeat, now_ms) and not self._still_lacks(heartbeat, now_ms):
                 continue
-            check_signature(heartbeat, peer, beat.body, beat.signature, self._keys)
+            if asked or peer == source or self._minds(source, heartbeat, now_ms):
+                check_signature(heartbeat, peer, beat.body, beat.signature, self._keys)
+                believed.append((heartbeat, beat))
+        return believed
+
+    def _keep(
+        self, source: PeerId, beats: list[tuple[Heartbeat, SignedHeartbeat]], now_ms: int, *, asked: bool
+    ) -> list[Effect]:
+        """Take in heartbeats that are believed, pass on those of our cell, and ask for the records that we lack."""
+        wanted: list[str] = []
+        effects: list[Effect] = []
+        for heartbeat, beat in beats:
+            peer = PeerId(heartbeat.peer)
             known = self._directory.get(peer)
             spoken = (known.heartbeat.version, known.heartbeat.refuted) if known is not None else None
             refuted = self._talk.suspicions.refute(peer, (heartbeat.incarnation, heartbeat.refuted))
@@ -137,15 +165,26 @@ class Hearsay:
                 effects += self._talk.probe(peer, now_ms)  # perhaps we reach it again, too
             member = peer in self._directory.members
             if not self._directory.hear(heartbeat, beat):
-                self._pulled[peer] = asked or self._pulled.get(peer, False)
+                before = self._pulled.pop(peer, None)
+                self._pulled[peer] = Pulled(asked or (before is not None and before.asked), now_ms)
                 bound(self._pulled, PULLED_MAX)
                 wanted.append(peer)
             elif member:
                 urgent = spoken != (heartbeat.version, heartbeat.refuted) or not heartbeat.lease_ms
                 self._talk.rumours.tell_heartbeat(peer, beat, len(self._directory.members), urgent=urgent)
+                if not heartbeat.lease_ms:
+                    self._talk.let_rest(peer)
         step = PULLED_PER_MESSAGE_MAX
         chunks = [tuple(wanted[i : i + step]) for i in range(0, len(wanted), step)]
         return [*effects, *(Send(source, Pull(chunk)) for chunk in chunks)]
+
+    def _still_lacks(self, heartbeat: Heartbeat, now_ms: int) -> bool:
+        """Whether the record that goes with a heartbeat we hold was asked for, and somebody has kept it from us."""
+        peer = PeerId(heartbeat.peer)
+        held, pulled = self._directory.get(peer), self._pulled.get(peer)
+        if held is None or heartbeat != held.heartbeat or heartbeat.version <= held.record.version:
+            return False
+        return pulled is None or now_ms - pulled.at_ms >= PULL_AGAIN_MS
 
     def _known(self, peer: PeerId) -> Known | None:
         if peer == self._keys.peer:
@@ -175,7 +214,8 @@ class Hearsay:
             return []
         paths = self._cells.paths(peer, adverts(record, self._space))
         follows = self._cells.follows(paths)
-        asked = self._pulled.pop(peer, False)
+        pulled = self._pulled.pop(peer, None)
+        asked = pulled is not None and pulled.asked
         if not follows and not asked and peer != source:
             self._outsiders[peer] = record.version
             bound(self._outsiders, OUTSIDERS_MAX)
@@ -197,68 +237,3 @@ class Hearsay:
         if before is None or before.silent or before.record.addresses != record.addresses:
             effects.append(Learn(peer, record.addresses))
         return effects
-
-    def _take_suspicion(self, source: PeerId, signed: SignedSuspicion, now_ms: int) -> list[Effect]:
-        suspicion = suspicion_in(signed.body)
-        accuser, accused = PeerId(suspicion.accuser), PeerId(suspicion.accused)
-        proof: Proof = (suspicion.incarnation, suspicion.refuted)
-        if accuser == self._keys.peer:
-            return []
-        if accused == self._keys.peer:
-            check_signature(suspicion, accuser, signed.body, signed.signature, self._keys)
-            return self._refute(source, proof, now_ms)
-        entry = self._directory.members.get(accused)
-        if entry is None or proof != entry.proof:
-            return []
-        if self._directory.get(accuser) is None or self._directory.shuns(accuser, now_ms):
-            return []
-        if self._talk.suspicions.heard(accused, proof, accuser):
-            return []
-        check_signature(suspicion, accuser, signed.body, signed.signature, self._keys)
-        if not self._accusations.take(accuser, now_ms):
-            return []
-        if not self._talk.suspicions.accuse(accused, proof, accuser, now_ms):
-            return []
-        members = len(self._directory.members)
-        self._talk.rumours.tell_suspicion(accused, accuser, signed, members)
-        look = not self._talk.detector.pings_of(accused) and self._rng.random() * members < CONFIRMERS
-        return self._talk.probe(accused, now_ms) if look else []
-
-    def _refute(self, source: PeerId, proof: Proof, now_ms: int) -> list[Effect]:
-        """We are thought to be gone: say that we are not, and wonder whether it is our fault."""
-        if not self._talk.herald.refute(proof, now_ms):
-            return []
-        if now_ms - self._doubted_ms >= self._talk.detector.tick_ms:  # a liar slows us down by one step at most
-            self._doubted_ms = now_ms
-            self._talk.detector.worse()
-        return [self._talk.ping(source)]
-
-
-@lru_cache(maxsize=1 << 14)
-def heartbeat_in(body: bytes) -> Heartbeat:
-    """The heartbeat in `body`, its signature unchecked; the same one comes from several sides.
-
-    Raises:
-        RemoteError: malformed.
-    """
-    return parsed(body, Heartbeat)
-
-
-@lru_cache(maxsize=1 << 14)
-def record_in(body: bytes) -> Record:
-    """The record in `body`, its signature unchecked; simulated peers of one process share it.
-
-    Raises:
-        RemoteError: malformed.
-    """
-    return parsed(body, Record)
-
-
-@lru_cache(maxsize=1 << 12)
-def suspicion_in(body: bytes) -> Suspicion:
-    """The suspicion in `body`, its signature unchecked.
-
-    Raises:
-        RemoteError: malformed.
-    """
-    return parsed(body, Suspicion)

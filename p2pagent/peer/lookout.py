@@ -63,7 +63,7 @@ class Lookout:
         self._looked: dict[tuple[PeerId, str], int] = {}
         self._found: dict[str, int] = {}
         self._explored: dict[str, int] = {}
-        self._asked: dict[str, set[PeerId]] = {}
+        self._asked: dict[PeerId, int] = {}
         self._synced_ms = -LOOK_MS
         self._halved_ms = -WIDEN_MS
         self._provided_ms = -PROVIDE_MS
@@ -75,7 +75,7 @@ class Lookout:
         """Belong where these agents do."""
         self._agents = agents
         self._cells.open_for(agents)
-        self._directory.regroup()
+        self._regroup()
         return self._provide(now_ms)
 
     def look_around(self, peer: PeerId, now_ms: int) -> list[Effect]:
@@ -96,10 +96,11 @@ class Lookout:
         own = self._talk.herald.beat
         if own is None or not self._looks.take(peer, now_ms):
             return []
-        inside = [
-            entry.beat for other, entry in self._directory.reachable(now_ms) if other != peer and entry.is_in(look.cell)
-        ]
-        chosen = inside if len(inside) <= SIGHT_MAX else self._rng.sample(inside, SIGHT_MAX)
+        inside = [e for other, e in self._directory.reachable(now_ms) if other != peer and e.is_in(look.cell)]
+        hosts = [entry.beat for entry in inside if entry.record.agents]
+        guests = [entry.beat for entry in inside if not entry.record.agents]
+        chosen = self._rng.sample(hosts, min(SIGHT_MAX, len(hosts)))
+        chosen += self._rng.sample(guests, min(SIGHT_MAX - len(chosen), len(guests)))
         followed = max(
             self._cells.names(), key=lambda name: (look.cell.startswith(name) or name.startswith(look.cell), name)
         )
@@ -117,7 +118,7 @@ class Lookout:
         if sight.cell in self._cells.names():
             alone = not self._directory.members and self._hubs.is_name(sight.followed)
             if alone and self._cells.deepen(sight.cell, sight.followed):
-                self._directory.regroup()
+                self._regroup()
                 effects += self._provide(now_ms)
             self._synced_ms = now_ms
         return [*effects, *self._hearsay.take(peer, sight.heartbeats, now_ms, asked=True)]
@@ -152,14 +153,19 @@ class Lookout:
         if not self._hubs.is_name(name):
             return []
         if name in self._cells.names():
-            asked = self._asked.setdefault(name, set())
-            others = [peer for peer in others if peer not in asked.union(self._directory.members)]
+            asked = self._asked
+            others = [
+                peer
+                for peer in others
+                if peer not in self._directory.members and now_ms - asked.get(peer, -LOOK_MS) >= LOOK_MS
+            ]
             if not others and now_ms - self._halved_ms >= WIDEN_MS:
-                self._asked.clear()
+                asked.clear()
                 wider = self._cells.widen(name)
-                self._directory.regroup()
+                self._regroup()
                 return [*self._provide(now_ms), *(effect for cell in wider for effect in self._find(cell, now_ms))]
-            asked.update(others[:LOOKED_AT])
+            asked.update(dict.fromkeys(others[:LOOKED_AT], now_ms))
+            bound(asked, LOOKED_MAX)
         return [effect for peer in others[:LOOKED_AT] for effect in self._look(peer, name, now_ms)]
 
     def settle_in(self, now_ms: int) -> list[Effect]:
@@ -172,23 +178,28 @@ class Lookout:
         if self._provided_ms + PROVIDE_MS <= now_ms:
             effects += self._provide(now_ms)
         if self._synced_ms + LOOK_MS <= now_ms and self._directory.members:
-            effects += self.look_around(self._rng.choice(self._talk.able() or list(self._directory.members)), now_ms)
-            self._synced_ms = now_ms
+            able = self._talk.able(now_ms) or list(self._directory.members)
+            effects += self.look_around(self._rng.choice(able), now_ms)
         return effects
 
     def _fit(self, now_ms: int) -> list[Effect]:
         """Follow less where there are too many."""
         effects: list[Effect] = []
         if self._cells.halve(list(self._directory.members.values())):
-            before = self._directory.members
-            self._directory.regroup()
-            for peer in before.keys() - self._directory.members.keys():
-                self._talk.let_rest(peer)
+            self._regroup()
             self._halved_ms = now_ms
             effects += self._provide(now_ms)
         self._sparse = self._cells.sparse(list(self._directory.members.values()))
         self._sized = self._directory.changes
         return effects
+
+    def _regroup(self) -> None:
+        """Other cells are followed now."""
+        before = self._directory.members
+        self._directory.regroup()
+        for peer in before.keys() - self._directory.members.keys():
+            self._talk.let_rest(peer)
+        self._hearsay.reconsider()
 
     def _find(self, name: str, now_ms: int) -> list[Effect]:
         if self._found.get(name, -LOOK_AGAIN_MS) + LOOK_AGAIN_MS > now_ms:

@@ -78,7 +78,7 @@ class Membership:
         """
         self.neighbours.add(peer)
         self.directory.up(peer)
-        self.detector.forget(peer)
+        self.detector.reached(peer)
         strange = self.herald.beat is not None and self.directory.get(peer) is None
         return self._greet(peer, now_ms) if strange else []
 
@@ -93,12 +93,12 @@ class Membership:
         ask = peer in self.directory.members and not self.detector.pings_of(peer)
         return self.talk.probe(peer, now_ms) if ask and self.herald.beat is not None else []
 
-    def on_unsent(self, peer: PeerId) -> list[Effect]:
+    def on_unsent(self, peer: PeerId, now_ms: int) -> list[Effect]:
         """A message did not leave: without a connection that means that the peer cannot be reached from here."""
         if peer in self.neighbours:
             return []
         self.directory.down(peer)
-        return [effect for number in self.detector.pings_of(peer) for effect in self.talk.ask_helpers(number)]
+        return [effect for number in self.detector.pings_of(peer) for effect in self.talk.ask_helpers(number, now_ms)]
 
     def on_timer(self, timer: Timer, now_ms: int) -> list[Effect]:
         """A period is over, an answer is late, or one that we wait for in another's name is."""
@@ -106,7 +106,7 @@ class Membership:
             case "tick":
                 return self._tick(now_ms)
             case "probe":
-                return self.talk.ask_helpers(timer.mark)
+                return self.talk.ask_helpers(timer.mark, now_ms)
             case _:
                 return self.talk.on_relay_timer(timer.mark)
 
@@ -165,7 +165,8 @@ class Membership:
             self._retried_ms = now_ms
             lost = self.directory.lately_gone()
             effects += [self.talk.ping(peer) for peer in self._rng.sample(lost, min(1, len(lost)))]
-        target = self.detector.next_target(list(self.directory.members))
+        heeded = [peer for peer in self.directory.members if not self.directory.shuns(peer, now_ms)]
+        target = self.detector.next_target(heeded)
         if target is not None and not self.detector.pings_of(target):
             effects += self.talk.probe(target, now_ms)
         return [*effects, SetTimer(now_ms + self.detector.tick_ms, Timer("tick"))]

@@ -167,7 +167,7 @@ class Peer:
                 self.membership.on_idle(peer)
                 return self._broken_off(peer, now_ms)
             case Unsent(peer):
-                return [*self.membership.on_unsent(peer), *self._broken_off(peer, now_ms)]
+                return [*self.membership.on_unsent(peer, now_ms), *self._broken_off(peer, now_ms)]
             case AgentsChanged(agents, addresses):
                 self.buyer.open_for(agents)
                 self.hub.open_for(agents)

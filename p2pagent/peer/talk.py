@@ -48,12 +48,14 @@ class Talk:
         """Our goodbye, once the herald has said it."""
         return Send(peer, Ping(self.detector.number(), self._own_news()))
 
-    def ask_helpers(self, number: int) -> list[Effect]:
+    def ask_helpers(self, number: int, now_ms: int) -> list[Effect]:
         """Have others ping one who has not answered."""
         probe = self.detector.unanswered(number)
         if probe is None:
             return []
-        return [Send(helper, Relay(number, probe.target)) for helper in self.detector.helpers(number, self.able())]
+        return [
+            Send(helper, Relay(number, probe.target)) for helper in self.detector.helpers(number, self.able(now_ms))
+        ]
 
     def answer(self, peer: PeerId, ping: Ping, now_ms: int) -> Effect:
         """Answer a ping, with our news; but not to whoever pings only to hear them all before others do."""
@@ -84,9 +86,10 @@ class Talk:
         asker = self._relayed.pop(number, None)
         return [] if asker is None else [Send(asker[0], Nack(asker[1]))]
 
-    def able(self) -> list[PeerId]:
+    def able(self, now_ms: int) -> list[PeerId]:
         """Members who can be asked for something: they have spoken to us, and nothing says that they are gone."""
-        return [peer for peer, entry in self._directory.members.items() if entry.met and not entry.silent]
+        met = [peer for peer, entry in self._directory.members.items() if entry.met and not entry.silent]
+        return [peer for peer in met if not self._directory.shuns(peer, now_ms)]
 
     def suspect(self, target: PeerId, now_ms: int) -> None:
         """Nobody gets an answer of `target`: say so."""
@@ -96,7 +99,8 @@ class Talk:
             self.rumours.tell_suspicion(target, self._keys.peer, signed, len(self._directory.members))
 
     def let_rest(self, peer: PeerId) -> None:
-        """There is nothing more to say about `peer`."""
+        """There is nothing more to ask of `peer`, or to say about it."""
+        self.detector.forget(peer)
         self.suspicions.drop(peer)
         self.rumours.settle(peer)
 

@@ -551,6 +551,15 @@ def test_devices_of_several_cells_and_of_none_take_part(wide_space, small_cells)
     assert len(none.directory.members) > HARDLY
 
 
+def test_a_network_of_devices_without_agents_has_cells_too(wide_space, small_cells):
+    """Most people may only ask."""
+    town = city(wide_space, [(home * 6,) if home < 4 else () for home in range(48)])
+    town.run(2 * MINUTE_MS)
+    assert missing_members(town) == []
+    assert max(len(device.peer.membership.directory.members) for device in town.devices) <= FEW
+    assert town.buried == []
+
+
 def test_cells_at_the_boundary_do_not_swing(wide_space, small_cells):
     """Devices come and go so that the root has now one too many, now one too few."""
     rng = Random(6)

@@ -73,6 +73,15 @@ def test_before_there_are_agents_nobody_is_followed(cells):
 def test_paths_are_those_of_homes_in_this_space(cells, hubs):
     foreign = AgentAdvert("foreign", "test", bytes(7), RateCard(1, 1, 1), 4096, 1)
     assert cells.paths(ME.peer, (advert(5), foreign)) == (path_of(hubs, 5),)
+    assert cells.paths(ME.peer, (foreign,)) == cells.paths(ME.peer, ())
+
+
+def test_peers_without_agents_are_spread_over_all_cells_and_fill_them(cells):
+    paths = [cells.paths(SimKeys(number).peer, ()) for number in range(2 * FOLLOWED_MAX)]
+    assert len({path for (path,) in paths}) > PROTOTYPES
+    assert 0.3 < sum(path.startswith("/0") for (path,) in paths) / len(paths) < 0.7
+    cells.open_for(())
+    assert cells.halve([entry(*path) for path in paths])
 
 
 def test_a_device_without_agents_follows_a_cell_that_its_id_draws(hubs):

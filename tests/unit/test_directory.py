@@ -352,3 +352,14 @@ def test_a_table_of_faults_is_bounded_as_all_tables_are(directory):
     table = dict.fromkeys("abc", 0)
     bound(table, 2)
     assert table == {"b": 0, "c": 0}
+
+
+def test_peers_of_other_cells_make_room_for_members_whatever_they_say_of_their_age():
+    directory = Directory(ME.peer, "test", lambda paths: paths == ("/0",))
+    for number in range(100):
+        learn(directory, SimKeys(1_000 + number), paths=("/0",))
+    for number in range(PEERS_MAX):
+        keys = SimKeys(10_000 + number)
+        learn(directory, keys, paths=("/1",), issued_ms=START_MS + CLOCK_SKEW_MS)
+    assert len(directory) == PEERS_MAX
+    assert len(directory.members) == 100

@@ -11,6 +11,7 @@ from p2pagent.config import Preferences
 from p2pagent.peer.cells import FOLLOWED_MAX
 from p2pagent.peer.detector import ACK_MS, HEALTH_MAX, TICK_MS
 from p2pagent.peer.directory import CLOCK_SKEW_MS, FAULTS_MAX, PEERS_MAX
+from p2pagent.peer.doubts import ACCUSE_BURST
 from p2pagent.peer.effects import Blame, Find, Learn, Provide, Send, SetTimer
 from p2pagent.peer.events import Leave, PeerDown, PeerIdle, PeerUp, ProvidersFound, Timer, TimerFired, Unsent
 from p2pagent.peer.gossip_messages import (
@@ -28,7 +29,6 @@ from p2pagent.peer.gossip_messages import (
     Suspicion,
 )
 from p2pagent.peer.hearsay import (
-    ACCUSE_BURST,
     HEARSAY_BURST,
     HEARSAY_REFILL_MS,
     INTRODUCED_TO,
@@ -755,7 +755,8 @@ def test_no_table_grows_without_bound(peer):
         membership.hearsay._pulls,
         membership.talk._answers,
         membership.hearsay._hearsay,
-        membership.hearsay._accusations,
+        membership.hearsay._doubts._accusations,
+        membership.hearsay._doubts._own,
     ):
         assert len(allowance._spent) <= PEERS_MAX
 
@@ -780,7 +781,9 @@ def test_a_member_is_asked_now_and_then_for_what_we_missed(peer):
     introduce(peer, ALICE)
     looks = only(sent(tick(peer, LOOK_MS), ALICE), Look)
     assert looks == [Look("/")]
-    assert only(sent(tick(peer, LOOK_MS + TICK_MS)), Look) == []
+    assert only(sent(tick(peer, LOOK_MS + TICK_MS), ALICE), Look) == looks, "until there is an answer"
+    receive(peer, ALICE, Sight("/", "/", ()), LOOK_MS + TICK_MS)
+    assert only(sent(tick(peer, LOOK_MS + 2 * TICK_MS)), Look) == []
 
 
 @pytest.mark.parametrize("followed", ["/" + "1" * 23, "/01.", "/0101010101.01", "/00000"])

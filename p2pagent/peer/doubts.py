@@ -19,7 +19,7 @@ from p2pagent.types import PeerId
 ACCUSE_BURST, ACCUSE_REFILL_MS = 16, 5_000
 """Accusations taken from one accuser: a cell that loses a fifth of its members a minute has fewer."""
 
-DOUBT_BURST, DOUBT_REFILL_MS = 4, 15_000
+DOUBT_BURST, DOUBT_REFILL_MS = 4, 60_000
 """Accusations of ourselves taken from one peer: each answer to one is told to the whole cell."""
 
 CONFIRMERS = 3

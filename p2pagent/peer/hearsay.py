@@ -180,11 +180,11 @@ class Hearsay:
 
     def _still_lacks(self, heartbeat: Heartbeat, now_ms: int) -> bool:
         """Whether the record that goes with a heartbeat we hold was asked for, and somebody has kept it from us."""
-        peer = PeerId(heartbeat.peer)
-        held, pulled = self._directory.get(peer), self._pulled.get(peer)
-        if held is None or heartbeat != held.heartbeat or heartbeat.version <= held.record.version:
+        pulled = self._pulled.get(PeerId(heartbeat.peer))
+        if pulled is None or now_ms - pulled.at_ms < PULL_AGAIN_MS:
             return False
-        return pulled is None or now_ms - pulled.at_ms >= PULL_AGAIN_MS
+        held = self._directory.get(PeerId(heartbeat.peer))
+        return held is not None and heartbeat == held.heartbeat and heartbeat.version > held.record.version
 
     def _known(self, peer: PeerId) -> Known | None:
         if peer == self._keys.peer:

@@ -100,12 +100,12 @@ class Directory:
     def believes(self, heartbeat: Heartbeat, now_ms: int) -> bool:
         """Whether a heartbeat, its signature apart, is news of a peer that may be alive; goodbyes are news too."""
         peer = PeerId(heartbeat.peer)
+        known = self._entries.get(peer)
+        if known is not None and _order(heartbeat) <= _order(known.heartbeat):
+            return False
         if peer == self._me or not is_timely(heartbeat, now_ms):
             return False
-        if (heartbeat.incarnation, heartbeat.refuted) <= self._gone.get(peer, (-1, -1)):
-            return False
-        known = self._entries.get(peer)
-        return known is None or _order(heartbeat) > _order(known.heartbeat)
+        return (heartbeat.incarnation, heartbeat.refuted) > self._gone.get(peer, (-1, -1))
 
     def hear(self, heartbeat: Heartbeat, beat: SignedHeartbeat) -> bool:
         """Take in a verified heartbeat that is believed; whether the record that it goes with is at hand.
@@ -208,7 +208,7 @@ class Directory:
 
     def shuns(self, peer: PeerId, now_ms: int) -> bool:
         """Whether nothing is taken from `peer`, and nothing asked of it, for now."""
-        return peer in self._banned or self.faults(peer, now_ms) > FAULTS_MAX - 1
+        return peer in self._banned or (peer in self._faults and self.faults(peer, now_ms) > FAULTS_MAX - 1)
 
     def ban(self, peer: PeerId) -> None:
         """`peer` was proved to have cheated: it is shunned for as long as we remember."""

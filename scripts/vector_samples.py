@@ -153,6 +153,8 @@ QUERY_VALID: dict[str, Message] = {
     "quote": SignedQuote(*sealed(QUOTE, SELLER)),
     "quote: with the price of a slot": SignedQuote(*sealed(DEARER_QUOTE, SELLER)),
     "refuse": Refuse(CONVERSATION, "credit"),
+    "refuse: too late for the buyer": Refuse(CONVERSATION, "late"),
+    "refuse: enough with this buyer": Refuse(CONVERSATION, "enough"),
     "award": AWARD,
     "award: everything at its upper bound": Award(CONVERSATION, (Turn("assistant", ""),) * 256, 10_000, 1 << 31),
     "release": Release(CONVERSATION),

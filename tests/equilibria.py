@@ -1,4 +1,7 @@
-"""Small routing games solved the slow way: everything is counted out, or left to a general minimiser."""
+"""Small routing games solved the slow way: everything is counted out, or left to a general minimiser.
+
+What buyers are after is what the product reckons (`choice.utility`); potentials and welfare are reckoned here.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -9,6 +12,19 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, minimize
 
+from p2pagent.peer.choice import Option, utility
+from p2pagent.peer.loads import Prospect
+from p2pagent.routing.game import HEEDED
+from p2pagent.routing.scoring import Score
+from p2pagent.types import AgentRef
+from tests.scenario import make_advert, make_ask
+from tests.strangers import ALICE
+
+ASK = make_ask("q", 0, delay_microcredits_per_s=1_000)
+"""Of a user to whom a millisecond is worth a microcredit."""
+
+ADVERT = make_advert("any", {})
+
 Choices = tuple[int, ...]
 Waits = Sequence[Sequence[int]]
 
@@ -16,40 +32,48 @@ Waits = Sequence[Sequence[int]]
 class Game(Struct, frozen=True):
     """`values[i][j]`: what agent j is worth to buyer i. `waits[i][j][n - 1]`: what i thinks n buyers of j wait there.
 
-    With `tolls`, buyers also pay what they make the others wait.
+    Service at agent j takes `service[j]`. With `tolls`, buyers also pay what they make the others wait, as far as it is
+    heeded: with long service all of it.
     """
 
     values: Sequence[Sequence[int]]
     waits: Sequence[Waits]
+    service: Sequence[int]
     tolls: bool = False
 
     @classmethod
-    def common(cls, values: Sequence[Sequence[int]], waits: Waits, tolls: bool = False) -> "Game":
-        """All buyers think alike of the waits."""
-        return cls(values, [waits] * len(values), tolls)
+    def common(
+        cls, values: Sequence[Sequence[int]], waits: Waits, service: Sequence[int] = (), tolls: bool = False
+    ) -> "Game":
+        """All buyers think alike of the waits; service takes no time where nothing else is said."""
+        return cls(values, [waits] * len(values), service or [0] * len(waits), tolls)
+
+    def toll(self, buyer: int, agent: int, met: int) -> int:
+        """What the last of `met` buyers of an agent makes the others wait."""
+        wait = self.waits[buyer][agent]
+        return (met - 1) * (wait[met - 1] - wait[met - 2]) if self.tolls and met > 1 else 0
 
     def utility(self, buyer: int, choices: Choices) -> int:
         agent = choices[buyer]
         met = choices.count(agent)
-        wait = self.waits[buyer][agent]
-        toll = (met - 1) * (wait[met - 1] - wait[met - 2]) if self.tolls and met > 1 else 0
-        return self.values[buyer][agent] - wait[met - 1] - toll
+        worth, wait = self.values[buyer][agent], self.waits[buyer][agent][met - 1]
+        option = Option(AgentRef(ALICE.peer, f"agent {agent}"), ADVERT, Score(0.5, 0.0), 0, worth)
+        return utility(option, Prospect(wait, self.service[agent], self.toll(buyer, agent, met)), ASK)
 
     def potential(self, choices: Choices) -> int:
         """Rosenthal's: each agent's charges for one, two, ... buyers, less the values."""
         total = -sum(self.values[buyer][agent] for buyer, agent in enumerate(choices))
         for agent in set(choices):
-            wait = self.waits[0][agent]
             for met in range(1, choices.count(agent) + 1):
-                total += wait[met - 1]
-                if self.tolls and met > 1:
-                    total += (met - 1) * (wait[met - 1] - wait[met - 2])
+                own = self.waits[0][agent][met - 1] + self.service[agent]
+                total += own + min(self.toll(0, agent, met), HEEDED * own)
         return total
 
     def welfare(self, choices: Choices) -> int:
-        """Values less waits of all; tolls only change hands."""
+        """Values less waits and service of all; tolls only change hands."""
         met = {agent: choices.count(agent) for agent in choices}
-        return sum(self.values[i][j] - self.waits[i][j][met[j] - 1] for i, j in enumerate(choices))
+        spent = (self.waits[i][j][met[j] - 1] + self.service[j] for i, j in enumerate(choices))
+        return sum(self.values[i][j] for i, j in enumerate(choices)) - sum(spent)
 
     def everything(self) -> Iterator[Choices]:
         return product(range(len(self.values[0])), repeat=len(self.values))

@@ -2,14 +2,20 @@
 
 Rule 1: the prompt leaves this device only in an award.
 Rule 2: nothing is owed but by a receipt that follows from the signed quote and matches the answer received.
-Rule 3: who was awarded and did not deliver has given a bad answer, unless what failed was not its doing.
+Rule 3: who was awarded and did not deliver has given a bad answer, unless what failed may not have been its doing. A
+connection that broke was, if another one stood for `FELL_MS` longer: else it may be this device that fell off.
+Rule 4: whoever's doing it was, others are asked for a while, but where a connection broke: who is back is back.
 """
+
+from collections.abc import Set
+
+from msgspec import Struct
 
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.peer.debts import Debts
 from p2pagent.peer.effects import Blame, Effect, Remember, Send, SetTimer, Tell
-from p2pagent.peer.events import Rating, Timer
+from p2pagent.peer.events import Delivery, Rating, Timer
 from p2pagent.peer.memory import Memory
 from p2pagent.peer.messages import Award, Chunk, Final, Release
 from p2pagent.peer.outcomes import judged
@@ -19,6 +25,7 @@ from p2pagent.peer.table import Table
 from p2pagent.peer.telling import answered
 from p2pagent.peer.terms import check_final, make_award
 from p2pagent.peer.updates import Restarted, Text
+from p2pagent.types import PeerId
 
 PROGRESS_MS = 10_000
 """An awarded agent that says nothing for this long, beyond what it predicted, has failed."""
@@ -28,6 +35,20 @@ OWN_PROGRESS_MS = 120_000
 
 PREDICTED_MS_MAX = 120_000
 """A prediction is believed up to here, lest a seller keeps a query for ever by promising its first token in a month."""
+
+FELL_MS = 10_000
+"""All connections that break for one reason are known to have broken within this time."""
+
+STALLED_MS = 5_000
+"""A timer that goes off this much too late says that this device stood still, and nothing of others."""
+
+
+class Fallen(Struct):
+    """An awarded peer whose connection broke, and those whose connections have stood since."""
+
+    delivery: Delivery
+    witnesses: set[PeerId]
+    at_ms: int
 
 
 class Awards:
@@ -40,6 +61,7 @@ class Awards:
         self._scout = scout
         self._debts = debts
         self._memory = memory
+        self._fallen: dict[bytes, Fallen] = {}
 
     def send(self, query: Query, conversation: Conversation, now_ms: int) -> list[Effect]:
         """Award the query to who has quoted for it."""
@@ -50,9 +72,8 @@ class Awards:
         """What tells the seller that it has won, and the timer that looks after it."""
         assert conversation.quote is not None
         query.state, conversation.state, conversation.awarded_ms = "awarded", "awarded", now_ms
-        patience_ms = self._patience_ms(conversation) + 2 * min(conversation.quote.ttft_ms, PREDICTED_MS_MAX)
-        timer = SetTimer(now_ms + patience_ms, Timer("progress", conversation.ident, 0))
-        return make_award(query.ask, conversation.ident), timer
+        first_ms = now_ms + 2 * min(conversation.quote.ttft_ms, PREDICTED_MS_MAX)
+        return make_award(query.ask, conversation.ident), self._look_after(conversation, 0, first_ms)
 
     def on_chunk(self, conversation: Conversation, chunk: Chunk, now_ms: int) -> list[Effect]:
         """The next piece; the first one lets the runner-up go."""
@@ -96,19 +117,45 @@ class Awards:
     def on_progress_timer(self, conversation: Conversation, pieces_then: int, now_ms: int) -> list[Effect]:
         """An awarded agent is looked after: it must have sent more than `pieces_then` pieces."""
         pieces = len(self._table.query_of(conversation).pieces)
-        if pieces > pieces_then:
-            timer = Timer("progress", conversation.ident, pieces)
-            return [SetTimer(now_ms + self._patience_ms(conversation), timer)]
+        if pieces > pieces_then or now_ms - conversation.due_ms > STALLED_MS:
+            return [self._look_after(conversation, pieces, now_ms)]
         return self.fail(conversation, "fell silent", now_ms, bad=True)
 
-    def fail(self, conversation: Conversation, reason: str, now_ms: int, *, bad: bool) -> list[Effect]:
-        """The awarded agent is out, and the next one takes over. `bad`: what it did is no good answer."""
+    def on_fallen(self, peer: PeerId) -> None:
+        """The connection to `peer` does not stand any more."""
+        for fallen in self._fallen.values():
+            fallen.witnesses.discard(peer)
+
+    def on_fall_timer(self, ident: bytes, now_ms: int) -> list[Effect]:
+        """Judge an awarded peer whose connection broke, if others have stood until now."""
+        fallen = self._fallen.get(ident)
+        if fallen is None or now_ms < fallen.at_ms + FELL_MS:
+            return []
+        del self._fallen[ident]
+        known = fallen.witnesses and now_ms <= fallen.at_ms + FELL_MS + STALLED_MS
+        return self._memory.judge(fallen.delivery, Rating(False, fallen.at_ms)) if known else []
+
+    def fail(
+        self, conversation: Conversation, reason: str, now_ms: int, *, bad: bool, witnesses: Set[PeerId] = frozenset()
+    ) -> list[Effect]:
+        """The awarded agent is out, and the next one takes over.
+
+        `bad`: what it did is no good answer. With `witnesses` that is still to be seen: its connection broke, and
+        theirs stand.
+        """
         query, agent = self._table.query_of(conversation), conversation.option.agent
         self._table.drop(conversation, "failed", reason)
         query.failed.add(agent)
         effects: list[Effect] = [Send(agent.peer, Release(conversation.ident))]
-        if bad and agent.peer != self._keys.peer:
-            effects += self._memory.judge(query.delivery(conversation, self._space), Rating(False, now_ms))
+        if agent.peer != self._keys.peer:
+            delivery = query.delivery(conversation, self._space)
+            if bad:
+                effects += self._memory.judge(delivery, Rating(False, now_ms))
+            if witnesses:
+                self._fallen[conversation.ident] = Fallen(delivery, set(witnesses), now_ms)
+                effects.append(SetTimer(now_ms + FELL_MS, Timer("progress", conversation.ident)))
+            else:
+                self._scout.bar(agent, now_ms)
         if query.pieces and query.ask.policy.raw:
             return [*effects, *self._table.unanswered(query, f"the agent {reason} in mid-answer", partial=True)]
         if query.pieces:
@@ -130,5 +177,8 @@ class Awards:
         other = self._scout.best_left(query, self._table.bound(now_ms), now_ms)
         return other is None or other <= runner_up.worth(query.ask)
 
-    def _patience_ms(self, conversation: Conversation) -> int:
-        return PROGRESS_MS if conversation.option.agent.peer != self._keys.peer else OWN_PROGRESS_MS
+    def _look_after(self, conversation: Conversation, pieces: int, from_ms: int) -> Effect:
+        """The timer by which more than `pieces` pieces are to be there."""
+        own = conversation.option.agent.peer == self._keys.peer
+        conversation.due_ms = from_ms + (OWN_PROGRESS_MS if own else PROGRESS_MS)
+        return SetTimer(conversation.due_ms, Timer("progress", conversation.ident, pieces))

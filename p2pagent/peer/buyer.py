@@ -7,7 +7,7 @@ Rule 1: the prompt leaves this device only to a peer that the query's privacy cl
 Rule 2: every query ends in exactly one `Answered` or `Unanswered`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from random import Random
 
 from p2pagent.errors import RemoteError
@@ -123,7 +123,8 @@ class Buyer:
             return self._decline(query, conversation, "asks more than you allow", now_ms)
         if quote.slot_price_microcredits > today:  # its clock may be behind: nobody's fault, and not paid
             return self._decline(query, conversation, "asks more for its slot than the sheet bears by now", now_ms)
-        self._scout.on_quoted(conversation, quote, query.ask, now_ms)
+        holding = self._table.holds(conversation.option.agent)
+        self._scout.on_quoted(conversation, quote, query.ask, now_ms, holding=holding)
         conversation.state, conversation.quote = "quoted", quote
         conversation.expires_ms = now_ms + quote.expires_ms
         return self._calling.on_quoted(query, conversation, now_ms)
@@ -181,14 +182,20 @@ class Buyer:
         if conversation is None:
             return []
         # The other reasons to give up are no word on its answers: it had no slot, or the question did not fit.
-        return self._fail(conversation, f"gave up ({fail.reason})", now_ms, bad=fail.reason == "engine")
+        bad = fail.reason == "engine" or (fail.reason in ("busy", "expired") and conversation.was_promised_a_slot)
+        return self._fail(conversation, f"gave up ({fail.reason})", now_ms, bad=bad)
 
-    def on_seller_gone(self, seller: PeerId, now_ms: int) -> list[Effect]:
-        """Every conversation with a vanished peer fails at once."""
+    def on_seller_gone(self, seller: PeerId, now_ms: int, witnesses: Set[PeerId] = frozenset()) -> list[Effect]:
+        """Every conversation with a vanished peer fails at once.
+
+        `witnesses` are peers whose connections stand, if its own one broke: see rule 3 of `awards.py`. It was not its
+        doing if a message did not leave, or the connection was closed in good order, perhaps by us.
+        """
+        self._awards.on_fallen(seller)
         effects: list[Effect] = []
         for conversation in self._table.with_seller(seller):
             if self._table.get(conversation.ident) is not None:
-                effects += self._fail(conversation, "went away", now_ms, bad=True)
+                effects += self._fail(conversation, "went away", now_ms, bad=False, witnesses=witnesses)
         return effects
 
     def on_quotes_timer(self, ident: str, round_: int, now_ms: int) -> list[Effect]:
@@ -209,10 +216,10 @@ class Buyer:
         return self._calling.on_clear_timer(now_ms)
 
     def on_progress_timer(self, ident: bytes, pieces_then: int, now_ms: int) -> list[Effect]:
-        """An awarded agent is looked after."""
+        """An awarded agent is looked after, or one whose connection broke is judged."""
         conversation = self._table.get(ident)
         if conversation is None or conversation.state != "awarded":
-            return []
+            return self._awards.on_fall_timer(ident, now_ms)
         query = self._table.query_of(conversation)
         return [*self._awards.on_progress_timer(conversation, pieces_then, now_ms), *self._go_on(query, now_ms)]
 
@@ -257,11 +264,14 @@ class Buyer:
         release = Send(conversation.option.agent.peer, Release(conversation.ident))
         return [release, *self._calling.settle(query, now_ms)]
 
-    def _fail(self, conversation: Conversation, reason: str, now_ms: int, *, bad: bool) -> list[Effect]:
-        """An agent is out; if it was the one awarded, another takes over. `bad`: what it did is no good answer."""
+    def _fail(
+        self, conversation: Conversation, reason: str, now_ms: int, *, bad: bool, witnesses: Set[PeerId] = frozenset()
+    ) -> list[Effect]:
+        """An agent is out; if it was the one awarded, another takes over. The rest as in `Awards.fail`."""
         query = self._table.query_of(conversation)
         if conversation.state == "awarded":
-            return [*self._awards.fail(conversation, reason, now_ms, bad=bad), *self._go_on(query, now_ms)]
+            failed = self._awards.fail(conversation, reason, now_ms, bad=bad, witnesses=witnesses)
+            return [*failed, *self._go_on(query, now_ms)]
         self._table.drop(conversation, "failed", reason)
         query.failed.add(conversation.option.agent)
         if query.runner_up is conversation:

@@ -25,6 +25,7 @@ LATE_MS = 250
 """How much later than the first of them a stranger's quote of a round may come, or as long again as that took."""
 
 ROUNDS_MAX = 6
+"""Rounds in which strangers are asked; after that only the local agent is, as long as it has not failed."""
 
 
 class Calling:
@@ -45,7 +46,9 @@ class Calling:
         query.round += 1
         query.state, query.called_ms = "calling", now_ms
         query.ranked = self._scout.rank(query, now_ms)
-        chosen = self._scout.to_call(query, self._table.bound(now_ms), now_ms) if query.round <= ROUNDS_MAX else []
+        chosen = self._scout.to_call(query, self._table.bound(now_ms), now_ms)
+        if query.round > ROUNDS_MAX:
+            chosen = [(option, deadline_ms) for option, deadline_ms in chosen if option.agent.peer == self._me]
         if not chosen:
             return self._table.unanswered(query, "no agent is left that could answer")
         effects: list[Effect] = []

@@ -1,7 +1,7 @@
 """What this buyer believes of the load of agents: heard by gossip, read from quotes, and its own questions under way.
 
 Times are of this device's clock. What an agent said of itself by gossip has the time of the agent's clock: one that is
-behind makes its load look older than it is, one ahead is cut to now.
+behind makes its load look older than it is, one ahead is put back by as much as it was ever seen to lead.
 """
 
 from collections.abc import Sequence
@@ -45,6 +45,10 @@ class Prospect(Struct, frozen=True):
 
 class _Known(Struct):
     belief: Belief
+    issued_ms: int = 0
+    """Of the last heartbeat learned, by the agent's clock."""
+    ahead_ms: int = 0
+    """By how much that clock leads ours, at least."""
     price: Microcredits = 0
     priced_ms: int = 0
 
@@ -61,15 +65,25 @@ class Loads:
         return len(self._known)
 
     def heard(self, agent: AgentRef, load: Load, slots: int, issued_ms: int, now_ms: int) -> None:
-        """Take in what gossip says of an agent with so many slots."""
-        at_ms = min(issued_ms, now_ms)
-        counters = (load.arrived, load.served, load.busy_ms)
-        self._of(agent, slots, now_ms).belief.learn(Snapshot(at_ms, load.running, load.waiting, slots, *counters))
-
-    def quoted(self, agent: AgentRef, quote: Quote, slots: int, now_ms: int) -> None:
-        """Take in a quote that has just come."""
+        """Take in what gossip says of an agent with so many slots; once, however often it is looked up."""
         known = self._of(agent, slots, now_ms)
-        known.belief.learn_quote(now_ms, min(slots, quote.free_slots), quote.queued, slots)
+        if issued_ms == known.issued_ms:
+            return
+        if issued_ms < known.issued_ms:  # its clock was set back
+            known.ahead_ms = 0
+        known.issued_ms, known.ahead_ms = issued_ms, max(known.ahead_ms, issued_ms - now_ms)
+        counters = (load.arrived, load.served, load.busy_ms)
+        at_ms = issued_ms - known.ahead_ms
+        known.belief.learn(Snapshot(at_ms, load.running, load.waiting, slots, *counters))
+
+    def quoted(self, agent: AgentRef, quote: Quote, slots: int, now_ms: int, *, holding: bool = False) -> None:
+        """Take in a quote that has just come.
+
+        `holding` a slot there already we may be given no second one, idle as the others may be.
+        """
+        known = self._of(agent, slots, now_ms)
+        if quote.free_slots or quote.queued or not holding:
+            known.belief.learn_quote(now_ms, min(slots, quote.free_slots), quote.queued, slots)
         known.price, known.priced_ms = quote.slot_price_microcredits, now_ms
 
     def full(self, agent: AgentRef, queued: int, slots: int, now_ms: int) -> None:

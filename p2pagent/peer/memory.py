@@ -22,6 +22,9 @@ AGENTS_MAX = 4096
 SKILLS_MAX = 2048
 """Agents in the table that queries read; beyond that only those stay that are candidates now."""
 
+RECKONED_MS = 86_400_000
+"""What is believed of an agent is reckoned anew this long after, since outcomes fade."""
+
 
 Saved = Mapping[str, Mapping[AgentRef, bytes]]
 """Experience of agents by the name of the space in which it was made, as it was `Learned`."""
@@ -38,7 +41,7 @@ class Memory:
         self._space = space.name
         self._size = len(space.prototypes)
         self._skills: Skills[AgentRef] = Skills(space.calibration)
-        self._claims: dict[AgentRef, bytes] = {}
+        self._claims: dict[AgentRef, tuple[bytes, int]] = {}
         self._experience: dict[AgentRef, Experience] = {}
         self._earlier = ""
         self._from_earlier: list[int] = []
@@ -80,14 +83,15 @@ class Memory:
     ) -> list[tuple[Score, Score]]:
         """For each agent with its claims what is expected of it, and what to value it by: newcomers get tried."""
         for agent, claims in agents:
-            if self._claims.get(agent) != claims:
+            known, reckoned_ms = self._claims.get(agent, (b"", 0))
+            if known != claims or (now_ms - reckoned_ms >= RECKONED_MS and agent in self._experience):
                 self._put(agent, claims, now_ms)
         if len(self._claims) > SKILLS_MAX:
             self._forget_all_but({agent for agent, _ in agents})
-        expected = Posterior().score(relevance, self._skills)
-        valued = explored(expected, self._skills.outcomes, rng)
         places = [self._skills.place(agent) for agent, _ in agents]
-        return [(expected.at(place), valued.at(place)) for place in places]
+        expected = Posterior().score(relevance, self._skills).of(places)
+        valued = explored(expected, self._skills.outcomes[places], rng)
+        return [(expected.at(place), valued.at(place)) for place in range(len(agents))]
 
     def _forget_all_but(self, agents: set[AgentRef]) -> None:
         for agent in [agent for agent in self._claims if agent not in agents]:
@@ -112,12 +116,12 @@ class Memory:
         self._experience[agent] = experience
         bound(self._experience, AGENTS_MAX)
         if agent in self._claims:
-            self._put(agent, self._claims[agent], now_ms)
+            self._put(agent, self._claims[agent][0], now_ms)
         return [Learned(agent, self._space, msgspec.msgpack.encode(experience))]
 
     def _put(self, agent: AgentRef, claims: bytes, now_ms: int) -> None:
         self._skills.put(agent, claims, self._experience.get(agent, Experience()), now_ms)
-        self._claims[agent] = claims
+        self._claims[agent] = claims, now_ms
 
 
 def _read(saved: Mapping[AgentRef, bytes], size: int) -> Iterator[tuple[AgentRef, Experience]]:

@@ -122,7 +122,7 @@ class Refuse(Message, frozen=True, tag="refuse"):
     """A seller will not quote."""
 
     conversation: Ident
-    reason: Literal["busy", "credit", "space", "agent", "length"]
+    reason: Literal["busy", "late", "enough", "credit", "space", "agent", "length"]
 
 
 class Award(Message, frozen=True, tag="award"):

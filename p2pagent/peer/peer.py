@@ -7,6 +7,7 @@ exactly as strangers are.
 """
 
 from collections import deque
+from collections.abc import Set
 from random import Random
 
 from p2pagent.config import Preferences
@@ -162,7 +163,8 @@ class Peer:
             case Rated():
                 return self.memory.on_rated(event)
             case PeerDown(peer):
-                return [*self.membership.on_down(peer, now_ms), *self._broken_off(peer, now_ms)]
+                down = self.membership.on_down(peer, now_ms)
+                return [*down, *self._broken_off(peer, now_ms, self.membership.neighbours)]
             case PeerIdle(peer):
                 self.membership.on_idle(peer)
                 return self._broken_off(peer, now_ms)
@@ -191,12 +193,15 @@ class Peer:
             case TimerFired(timer):
                 return self._timer(timer, now_ms)
 
-    def _broken_off(self, peer: PeerId, now_ms: int) -> list[Effect]:
-        """All conversations with `peer`, on either side, have lost something and end."""
+    def _broken_off(self, peer: PeerId, now_ms: int, witnesses: Set[PeerId] = frozenset()) -> list[Effect]:
+        """All conversations with `peer`, on either side, have lost something and end.
+
+        `witnesses` are those whose connections stand, if its own one broke.
+        """
         return [
             *self.hub.bidder.on_auctioneer_gone(peer),
             *self.hub.offers.on_auctioneer_gone(peer, now_ms),
-            *self.buyer.on_seller_gone(peer, now_ms),
+            *self.buyer.on_seller_gone(peer, now_ms, witnesses),
             *self.seller.on_buyer_gone(peer, now_ms),
         ]
 

@@ -7,6 +7,7 @@ from msgspec import Struct, field
 from p2pagent.peer.choice import Option, worth_at
 from p2pagent.peer.events import Ask, Delivery
 from p2pagent.peer.messages import Call, Chunk, Quote, SignedQuote
+from p2pagent.peer.terms import QUOTES_MS
 from p2pagent.routing.prototypes import Relevance
 from p2pagent.types import AgentRef, Microcredits
 
@@ -27,6 +28,8 @@ class Conversation(Struct, eq=False):
     quote: Quote | None = None
     expires_ms: int = 0
     awarded_ms: int = 0
+    due_ms: int = 0
+    """When its next sign of life, once awarded, is to be there."""
     toll_microcredits: Microcredits = 0
     """What it is believed to cost others, beyond the slot's price; decides, but is not paid."""
     unread: SignedQuote | None = None
@@ -38,6 +41,15 @@ class Conversation(Struct, eq=False):
     def ident(self) -> bytes:
         """What its frames are tagged with."""
         return self.call.conversation
+
+    @property
+    def was_promised_a_slot(self) -> bool:
+        """Whether one was held for it as it was awarded, for long enough to be there when the award got there.
+
+        That takes no longer than a quote that is waited for takes to be asked for and come.
+        """
+        held = self.quote is not None and self.quote.free_slots > 0
+        return held and self.awarded_ms + QUOTES_MS <= self.expires_ms
 
     def worth(self, ask: Ask) -> Microcredits:
         """What taking up its quote is expected to gain, toll deducted."""
@@ -53,7 +65,7 @@ class Query(Struct, eq=False):
     relevance: Relevance
     asked_ms: int
     seed: int = 0
-    """Of what is drawn once for the whole query: whether newcomers are tried, and how good they may be."""
+    """Of what is drawn for the whole query: whether newcomers are tried, and who of many alike is considered."""
     state: Literal["finding", "calling", "clearing", "bidding", "awarded", "lost"] = "calling"
     ranked: list[Option] = field(default_factory=list)
     conversations: list[Conversation] = field(default_factory=list)

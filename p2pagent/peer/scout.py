@@ -15,7 +15,7 @@ from p2pagent.config import Preferences
 from p2pagent.market.receipts import price_cap
 from p2pagent.peer import choice, versions
 from p2pagent.peer.choice import Option
-from p2pagent.peer.directory import Directory
+from p2pagent.peer.directory import Directory, bound
 from p2pagent.peer.disputes import Disputes
 from p2pagent.peer.events import Ask
 from p2pagent.peer.gossip_messages import AgentAdvert
@@ -36,6 +36,10 @@ ALIKE = 0.25
 """Strangers whose expected quality is this close to the best one's are candidates alike. Were it always the best, all
 buyers of a large network would meet at the same few."""
 
+BARRED_MS = 120_000
+BARRED_MAX = 1024
+"""Who was awarded and gave up is asked nothing for this long."""
+
 Bound = Mapping[AgentRef, Sequence[tuple[int, float]]]
 """Own questions by the agent to which they go: since when, and with which probability."""
 
@@ -53,11 +57,13 @@ class Scout(Struct):
     memory: Memory
     local: tuple[AgentAdvert, ...] = ()
     loads: Loads = field(default_factory=Loads)
+    barred: dict[AgentRef, int] = field(default_factory=dict)
+    """Until when."""
 
     def rank(self, query: Query, now_ms: int) -> list[Option]:
         """Everybody whom the query admits by privacy class, price and length, and who has not failed it; best first.
 
-        Who leaves a dispute of ours open is asked nothing.
+        Who leaves a dispute of ours open is asked nothing; who is barred, only if there is nobody else.
         """
         adverts = [(self.me, advert) for advert in self.local]
         if query.ask.policy.privacy != "local":
@@ -73,9 +79,12 @@ class Scout(Struct):
             and len(advert.capability) == len(self.space.prototypes)
             and AgentRef(peer, advert.name) not in query.failed
         ]
-        self.rng.shuffle(fitting)  # equals must not all meet at the peer that everybody lists first
+        fitting = [each for each in fitting if not self._bars(AgentRef(each[0], each[1].name), now_ms)] or fitting
         agents = [(AgentRef(peer, advert.name), advert.capability) for peer, advert in fitting]
         scores = self.memory.scores(query.relevance, agents, Random(query.seed), now_ms)
+        order = list(range(len(fitting)))
+        self.rng.shuffle(order)  # equals must not all meet at the peer that everybody lists first
+        fitting, scores = [fitting[place] for place in order], [scores[place] for place in order]
         ranked = choice.options(fitting, scores, query.ask, self.preferences.caution, self.me)
         for option in ranked:
             option.outcomes = self.memory.outcomes(option.agent)
@@ -92,9 +101,13 @@ class Scout(Struct):
         Each with the ms after which a slot there is worth no more than the local agent is now.
         """
         local, floor = self._local(query, now_ms)
-        strangers = self._considered(query, bound, now_ms)
-        if local is None:  # what is believed of waits may be wrong, and there is no other way to an answer
-            strangers = [option for option in strangers if option.worth_microcredits > 0]
+        strangers, least = self._considered(query, bound, now_ms), float(floor)
+        if local is None or query.ask.batch:
+            # Without a local agent, because what is believed of waits may be wrong and there is no other way to an
+            # answer. In a batch, because what one question hears is of use to all that are cleared together with it,
+            # and their waits at the local agent are for the clearing to weigh.
+            beaten = local.worth_microcredits if local else 0
+            strangers, least = [option for option in strangers if option.worth_microcredits > beaten], -inf
         prospects = [option.prospect for option in strangers if option.prospect is not None]
         utilities = [choice.utility(o, prospect, query.ask) for o, prospect in zip(strangers, prospects, strict=True)]
         unseen_s = [prospect.unseen_s for prospect in prospects]
@@ -102,35 +115,21 @@ class Scout(Struct):
         delay_cost = query.ask.policy.delay_microcredits_per_s
         for option, chance in zip(strangers, game.chances(utilities, unseen_s, utilisation, delay_cost), strict=True):
             option.chance = float(chance)
-        if query.ask.batch and strangers:
-            drawn = self._drawn_for_a_batch(strangers, utilities, game.temperature(unseen_s, delay_cost), local)
-        else:
-            least = floor if local else -inf
-            drawn = game.choose(utilities, unseen_s, utilisation, delay_cost, self.rng, least)
+        every = bool(query.ask.batch)
+        drawn = game.choose(utilities, unseen_s, utilisation, delay_cost, self.rng, least, every=every)
         called = [(strangers[n], choice.patience_ms(strangers[n], floor, query.ask)) for n in drawn]
         return [*called, *([(local, WAIT_MS_MAX)] if local else [])]
 
-    def _drawn_for_a_batch(
-        self, strangers: list[Option], utilities: list[int], temperature: float, local: Option | None
-    ) -> list[int]:
-        """As many as may be asked: what one question hears is of use to all that are cleared together with it.
-
-        Their waits at the local agent are for the clearing to weigh, so that its worth alone is what is to be beaten.
-        """
-        floor = local.worth_microcredits if local else 0
-        better = [number for number, option in enumerate(strangers) if option.worth_microcredits > floor]
-        drawn = game.draw([utilities[number] for number in better], temperature, game.PROBES_MAX, self.rng)
-        return [better[number] for number in drawn]
-
-    def on_quoted(self, conversation: Conversation, quote: Quote, ask: Ask, now_ms: int) -> None:
+    def on_quoted(self, conversation: Conversation, quote: Quote, ask: Ask, now_ms: int, *, holding: bool) -> None:
         """Learn of the load of who quotes, and what an answer there would cost others.
 
-        What is cleared together is not charged for that: an owner's own queries are not others to each other.
+        `holding` says whether another of our queries has a slot there already. What is cleared together is not charged
+        for that cost: an owner's own queries are not others to each other.
         """
         option = conversation.option
         prospect = option.prospect
         if option.agent.peer != self.me:
-            self.loads.quoted(option.agent, quote, option.advert.slots, now_ms)
+            self.loads.quoted(option.agent, quote, option.advert.slots, now_ms, holding=holding)
             prospect = self.loads.prospect(option.agent, option.advert.slots, (), now_ms)
         if prospect is not None and not ask.batch:
             conversation.toll_microcredits = choice.toll(prospect, quote.slot_price_microcredits, ask)
@@ -140,10 +139,21 @@ class Scout(Struct):
         slots = option.advert.slots
         self.loads.full(option.agent, QUEUE_PER_SLOT_MAX * slots, slots, now_ms)
 
+    def bar(self, agent: AgentRef, now_ms: int) -> None:
+        """`agent` was awarded and gave up, which may be nobody's fault, but may happen again."""
+        self.barred.pop(agent, None)
+        self.barred[agent] = now_ms + BARRED_MS
+        bound(self.barred, BARRED_MAX)
+
     def best_left(self, query: Query, bound: Bound, now_ms: int) -> Microcredits | None:
         """The utility of the best stranger that was ranked and can still be called; None if there is none."""
         tried = {conversation.option.agent for conversation in query.conversations} | query.failed
-        left = [option for option in self._considered(query, bound, now_ms) if option.agent not in tried]
+        there = {peer for peer, _ in self.directory.reachable(now_ms)}
+        left = [
+            option
+            for option in self._considered(query, bound, now_ms)
+            if option.agent.peer in there and option.agent not in tried and not self._bars(option.agent, now_ms)
+        ]
         return max((choice.utility(o, o.prospect, query.ask) for o in left if o.prospect), default=None)
 
     def _considered(self, query: Query, bound: Bound, now_ms: int) -> list[Option]:
@@ -176,6 +186,9 @@ class Scout(Struct):
             if best is None or utility > floor:
                 best, floor = option, utility
         return best, floor
+
+    def _bars(self, agent: AgentRef, now_ms: int) -> bool:
+        return self.barred.get(agent, now_ms) > now_ms
 
     def _affordable(self, query: Query, advert: AgentAdvert) -> bool:
         """Whether the most that the agent's signed rate card allows it to charge is within the user's limit."""

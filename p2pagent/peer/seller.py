@@ -114,14 +114,16 @@ class Seller:
         own = buyer == self._keys.peer
         free = stall.free
         theirs = [sale for sale in self._sales.values() if sale.buyer == buyer]
-        if not own and (len(theirs) >= SALES_PER_BUYER_MAX or len(self._sales) >= SALES_MAX or stall.is_full):
+        if not own and (len(theirs) >= SALES_PER_BUYER_MAX or len(self._sales) >= SALES_MAX):
+            return [Send(buyer, Refuse(call.conversation, "enough"))]
+        if not own and stall.is_full:
             return [Send(buyer, Refuse(call.conversation, "busy"))]
         if not own and sum(s.state == "held" and s.call.agent == call.agent for s in theirs) >= stall.holds_per_buyer:
             free = 0
         ahead = 0 if free else len(stall.queue) + 1
         prediction = stall.times.predict_one(call.prompt_tokens, ahead, max(1, stall.advert.slots))
         if not own and prediction.ttft_ms > call.deadline_ms:
-            return [Send(buyer, Refuse(call.conversation, "busy"))]
+            return [Send(buyer, Refuse(call.conversation, "late"))]
         toll = NO_TOLL if own else self._sheets.toll(AgentRef(self._keys.peer, call.agent), buyer, now_ms)
         queued = len(stall.queue)
         quote = make_quote(call, buyer, stall.advert.rates, prediction, toll, free_slots=free, queued=queued)

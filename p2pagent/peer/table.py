@@ -9,7 +9,7 @@ from p2pagent.peer.query import Conversation, Query
 from p2pagent.peer.scout import Bound, bound_for
 from p2pagent.peer.telling import explained
 from p2pagent.peer.updates import Unanswered
-from p2pagent.types import PeerId
+from p2pagent.types import AgentRef, PeerId
 
 
 class Table:
@@ -44,6 +44,11 @@ class Table:
     def with_seller(self, seller: PeerId) -> list[Conversation]:
         """All live conversations with `seller`."""
         return [c for c in self._live.values() if c.option.agent.peer == seller]
+
+    def holds(self, agent: AgentRef) -> bool:
+        """Whether a slot of `agent` is held for one of our queries."""
+        own = self.with_seller(agent.peer)
+        return any(c.state == "quoted" and c.option.agent == agent and c.quote and c.quote.free_slots for c in own)
 
     def unread(self) -> list[Conversation]:
         """Those whose quotes wait for their sheets."""

@@ -14,6 +14,7 @@ counts that came evenly, so that one long window tells as much as many short one
 
 from collections.abc import Iterable
 from math import exp, sqrt
+from statistics import median
 
 from msgspec import Struct
 
@@ -27,7 +28,10 @@ MEMORY_S = 120.0
 """For how long what was counted is remembered. In simulation, less made answers later, with bursts of seconds too."""
 
 SECONDS_MAX = 3_600.0
-"""No longer wait is ever expected, and no higher toll: an hour is as good as never."""
+"""No longer wait is ever expected, no higher toll, and no answer takes longer: an hour is as good as never."""
+
+ARRIVALS_PER_S_MAX = 1_000
+"""No more come to a slot, in what is believed."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -98,7 +102,8 @@ class Belief:
     def learn(self, snapshot: Snapshot) -> None:
         """Take in what the agent said of its load; what is not newer than the last snapshot is ignored.
 
-        Counters that went back mean that the agent started anew at a time unknown: they count from here.
+        Counters that cannot be those of one agent at work since then, because they went back or are lies, tell nothing
+        of the rates: they count from here.
         """
         last = self.snapshot
         if last is not None and snapshot.at_ms <= last.at_ms:
@@ -108,14 +113,15 @@ class Belief:
         if last is None:
             # Since when it has counted is not known, but what it served tells its speed, be it long ago.
             busy_s = snapshot.busy_ms / 1000
-            self._count(MEMORY_S / max(MEMORY_S, busy_s), 0.0, 0, snapshot.served, busy_s)
+            if busy_s <= SECONDS_MAX * snapshot.served:
+                self._count(MEMORY_S / max(MEMORY_S, busy_s), 0.0, 0, snapshot.served, busy_s)
             return
         age_s = (snapshot.at_ms - last.at_ms) / 1000
-        arrived, served = snapshot.arrived - last.arrived, snapshot.served - last.served
-        busy_s = (snapshot.busy_ms - last.busy_ms) / 1000
         kept = exp(-age_s / MEMORY_S)
         self._forget(kept)
-        if min(arrived, served, busy_s) >= 0:
+        if follows(snapshot, last):
+            arrived, served = snapshot.arrived - last.arrived, snapshot.served - last.served
+            busy_s = (snapshot.busy_ms - last.busy_ms) / 1000
             self._count(MEMORY_S * (1 - kept) / age_s, age_s, arrived, served, busy_s)
 
     def learn_quote(self, at_ms: int, free_slots: int, queued: int, slots: int) -> None:
@@ -172,16 +178,33 @@ class Belief:
         self.d += weight * busy_s
 
 
-def prior(beliefs: Iterable[Belief]) -> Prior:
-    """What to believe of an agent of which nothing is known: the others' mean rates, weighed as little as `Prior()`.
+def follows(snapshot: Snapshot, last: Snapshot) -> bool:
+    """Whether one agent at work may have said both, `last` before `snapshot`.
 
-    Never idle, so that nobody runs to whoever is new, and never infinitely busy. Of none known it is `Prior()`.
+    No count goes back; what was served had come; and neither rate is beyond what is ever believed. The slot time is
+    held against the answers served, not against the time that passed: it counts when an answer ends, so that a short
+    window may hold a long answer, and clocks that differ make windows look shorter than they were.
+    """
+    arrived, served = snapshot.arrived - last.arrived, snapshot.served - last.served
+    age_s, busy_s = (snapshot.at_ms - last.at_ms) / 1000, (snapshot.busy_ms - last.busy_ms) / 1000
+    return (
+        0 <= arrived <= ARRIVALS_PER_S_MAX * max(1, snapshot.slots) * (age_s + 1)
+        and 0 <= served <= last.running + last.waiting + arrived
+        and 0 <= busy_s <= SECONDS_MAX * served
+    )
+
+
+def prior(beliefs: Iterable[Belief]) -> Prior:
+    """What to believe of an agent of which nothing is known: the others' median rates, weighed as little as `Prior()`.
+
+    Never idle, so that nobody runs to whoever is new, and never infinitely busy. Of none known it is `Prior()`. What
+    fewer than half of the others say, however wild, moves it no further than the rest are apart.
     """
     known = [belief for belief in beliefs if belief.snapshot is not None]
     if not known:
         return Prior()
-    count, usual = len(known), Prior()
-    arrivals = sum(belief.a / belief.b for belief in known) / count
-    service_s = sum(belief.service_s for belief in known) / count
-    slots = round(sum(belief.slots for belief in known) / count)
+    usual = Prior()
+    arrivals = median(belief.a / belief.b for belief in known)
+    service_s = median(belief.service_s for belief in known)
+    slots = round(median(belief.slots for belief in known))
     return Prior(arrivals * usual.b, usual.b, usual.c, service_s * usual.c, slots)

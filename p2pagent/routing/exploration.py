@@ -3,7 +3,7 @@
 A cautious buyer never asks an agent of which it knows nothing, so it never learns of it. On one query in
 1 / `TRIAL_SHARE` the quality of each newcomer is one draw from its posterior, without a deduction for uncertainty
 (Thompson 1933; Chapelle and Li 2011, "An empirical evaluation of Thompson sampling"): who might be best is tried as
-often as it might be. After `NEWCOMER_OUTCOMES` judged answers an agent is one like others.
+often as it might be. After `NEWCOMER_OUTCOMES` judged answers an agent is one like others, until they are forgotten.
 
 Only those are drawn who are expected to be nearly as good as the best: of many weak agents one would always be lucky.
 """
@@ -26,7 +26,7 @@ def explored(scores: Scores, outcomes: Values, rng: Random) -> Scores:
     """`scores`, or for a trial those in which newcomers are drawn.
 
     Args:
-        scores: of every agent.
+        scores: of every candidate; of others nothing must count, since nobody is to be measured against who is gone.
         outcomes: judged answers of each, shape (n,).
         rng: decides whether this is a trial, and draws.
     """

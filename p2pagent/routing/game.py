@@ -25,6 +25,11 @@ Proved, each under its assumptions; tests check what can be checked:
   2007, see Meir and Parkes 2016, https://ceur-ws.org/Vol-1678/paper3.pdf). `queues` has the toll of one answer more
   where n are; the slot price of a clearing is such a toll.
 
+What is played is less than that toll: `heeded` cuts it to a multiple of one's own delay, wait and service, and a slot's
+price counts in its place where it is higher. With W_j(n) plus what is heeded in the place of W_j(n), all but the last
+hold as they stand, if service at j takes all alike (it is believed to), so that the cut depends on j and n alone; where
+it does not, buyers differ about waits. That the best for all is an equilibrium holds only where nothing is cut there.
+
 Not proved, and not true in general: where beliefs about waits differ by more than a constant, better replies may cycle
 (Milchtaich 1996, doi 10.1006/game.1996.0027; a pure equilibrium still exists); where queries weigh unequally, better
 replies may cycle too unless waits are affine (the 2007 paper has both); that a queue's wait is a function of the number
@@ -142,6 +147,8 @@ def choose(
     delay_cost_per_s: float,
     rng: Random,
     floor: float = -inf,
+    *,
+    every: bool = False,
 ) -> list[int]:
     """Whom to ask for a quote: as many as `probes` says, drawn by the logit response among those admitted.
 
@@ -152,6 +159,7 @@ def choose(
         delay_cost_per_s: money for a second.
         rng: the one source of chance.
         floor: utility of what can be had without asking, such as the own agent's.
+        every: `PROBES_MAX`, whatever share of them that is and whatever a look gains.
 
     Returns:
         Indices of candidates, best first; none where there are no candidates, or no look is worth its cost.
@@ -160,7 +168,7 @@ def choose(
     if not may:
         return []
     worths, unseen = [utilities[i] for i in may], [unseen_s[i] for i in may]
-    count = probes(worths, unseen, delay_cost_per_s, floor)
+    count = PROBES_MAX if every else probes(worths, unseen, delay_cost_per_s, floor)
     drawn = draw(worths, temperature(unseen, delay_cost_per_s), count, rng)
     return sorted((may[i] for i in drawn), key=utilities.__getitem__, reverse=True)
 

@@ -12,6 +12,7 @@ prototype, what is known of the nearest says little: quality backs off to pooled
 vector, so that a uniformly weak agent ties with a uniformly strong one. Kept to be compared with.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -45,6 +46,11 @@ class Scores(Struct, frozen=True):
     def at(self, place: int) -> Score:
         """The score of the agent at `place` of the table."""
         return Score(float(self.quality[place]), float(self.uncertainty[place]))
+
+    def of(self, places: Sequence[int]) -> "Scores":
+        """The scores of the agents at `places` of the table, in that order."""
+        chosen = np.asarray(places, dtype=np.intp)
+        return Scores(self.quality[chosen], self.uncertainty[chosen])
 
     def cautious(self, caution: float) -> Values:
         """The quality less `caution` standard deviations, not kept in any bounds, shape (n,)."""

@@ -1,7 +1,7 @@
 """The table of agents: what is believed of each at each prototype, laid out for the query that reads a few prototypes.
 
 A row per prototype and a column per agent: a query reads the few rows that it is near to, each in one piece. A column
-is reckoned once, when its agent's record or experience changes, and never for a query.
+is reckoned as of when it is put: when its agent's record or experience changes, or has faded, and never for a query.
 """
 
 from collections.abc import Hashable
@@ -71,7 +71,7 @@ class Skills(Generic[Agent]):
 
     @property
     def outcomes(self) -> Table:
-        """Answers of each that were judged here, shape (n,)."""
+        """Answers of each that were judged here and are not forgotten, whole ones, shape (n,)."""
         return self._columns["outcomes"][0, : len(self)]
 
     def put(self, agent: Agent, capability: bytes, experience: Experience = NOTHING, now_ms: int = 0) -> None:
@@ -88,12 +88,13 @@ class Skills(Generic[Agent]):
                 self._grow(2 * self._room)
             self._places[agent] = len(self)
             self.agents.append(agent)
-        place, believed = self._places[agent], belief(self.calibration, capability, experience, now_ms)
+        place, known = self._places[agent], experience.decayed(now_ms)
+        believed = belief(self.calibration, capability, known, now_ms)
         self._columns["claims"][:, place] = np.frombuffer(capability, dtype=np.uint8) / np.float32(255)
         self._columns["mean"][:, place] = believed.mean
         self._columns["variance"][:, place] = believed.variance
         self._columns["pooled"][:, place] = believed.pooled_mean, believed.pooled_variance
-        self._columns["outcomes"][0, place] = experience.outcomes
+        self._columns["outcomes"][0, place] = round(sum(known.seen.values()))
 
     def remove(self, agent: Agent) -> None:
         """Forget an agent.

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
 from p2pagent.routing.game import PROBES_MAX, chances, choose, draw, probes, response, temperature
 from p2pagent.routing.queues import Queue
@@ -21,16 +22,21 @@ def rising(buyers: int) -> st.SearchStrategy[list[int]]:
     return st.lists(worths, min_size=buyers, max_size=buyers).map(sorted)
 
 
+LONG = st.just(1_000)
+"""Service so long that no toll is cut."""
+
+
 @st.composite
-def games(drawer: st.DrawFn, tolls: st.SearchStrategy[bool]) -> Game:
-    """Up to four buyers and three agents, and waits that any number may cause."""
-    buyers, agents = drawer(st.integers(1, 4)), drawer(st.integers(1, 3))
+def games(drawer: st.DrawFn, tolls: st.SearchStrategy[bool], service: st.SearchStrategy[int]) -> Game:
+    """Up to five buyers and three agents, and waits that any number may cause."""
+    buyers, agents = drawer(st.integers(1, 5)), drawer(st.integers(1, 3))
     values = drawer(st.lists(st.lists(worths, min_size=agents, max_size=agents), min_size=buyers, max_size=buyers))
     waits = drawer(st.lists(rising(buyers), min_size=agents, max_size=agents))
-    return Game.common(values, waits, drawer(tolls))
+    took = drawer(st.lists(service, min_size=agents, max_size=agents))
+    return Game.common(values, waits, took, drawer(tolls))
 
 
-@given(games(tolls=st.booleans()), st.randoms(use_true_random=False))
+@given(games(st.booleans(), worths | LONG), st.randoms(use_true_random=False))
 def test_better_replies_end_and_each_lowers_the_potential_by_its_gain(game: Game, rng: Random) -> None:
     choices = rng.choice(list(game.everything()))
     seen = {choices}
@@ -45,7 +51,7 @@ def test_better_replies_end_and_each_lowers_the_potential_by_its_gain(game: Game
     assert not list(game.better(least))
 
 
-@given(games(tolls=st.just(True)))
+@given(games(st.just(True), LONG))
 def test_with_tolls_the_best_for_all_is_an_equilibrium(game: Game) -> None:
     best = max(game.everything(), key=game.welfare)
     assert not list(game.better(best))
@@ -55,11 +61,56 @@ def test_with_tolls_the_best_for_all_is_an_equilibrium(game: Game) -> None:
 def test_without_tolls_it_need_not_be() -> None:
     """Pigou's two roads: one always takes 2, the other as long as it has travellers."""
     values, waits = [[0, 0]] * 2, [[2, 2], [1, 2]]
-    free, tolled = Game.common(values, waits), Game.common(values, waits, tolls=True)
-    best = {choices for choices in free.everything() if free.welfare(choices) == -3}
+    free, tolled = Game.common(values, waits, [9, 9]), Game.common(values, waits, [9, 9], tolls=True)
+    best = {choices for choices in free.everything() if free.welfare(choices) == -3 - 2 * 9}
     assert best == {(0, 1), (1, 0)}
     assert not list(free.better((1, 1)))
     assert list(tolled.better((1, 1)))
+
+
+def test_where_the_toll_is_cut_the_best_for_all_need_not_be_an_equilibrium() -> None:
+    """The fourth makes three wait for 10 each, and heeds but 20; elsewhere it has to wait for 35."""
+    values, waits = [[0, 0]] * 4, [[0, 0, 0, 10], [35] * 4]
+    cut, whole = (Game.common(values, waits, service, tolls=True) for service in ([0, 0], [1_000, 1_000]))
+    crowded, apart = (0, 0, 0, 0), (0, 0, 0, 1)
+    assert cut.welfare(crowded) < cut.welfare(apart)
+    assert not list(cut.better(crowded))
+    assert (3, crowded) in cut.better(apart)
+    assert whole.welfare(apart) == max(map(whole.welfare, whole.everything()))
+    assert not list(whole.better(apart))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.floats(0.2, 5)), min_size=2, max_size=2),
+    st.floats(0.05, 0.9),
+)
+def test_streams_that_heed_the_tolls_of_queues_split_as_is_best_for_all(
+    agents: list[tuple[int, float]], load: float
+) -> None:
+    """Two agents of so many slots and so long service: the split of least delay against wait, service and toll."""
+    rate = load * sum(slots / service for slots, service in agents)
+
+    def queue(place: int, arrivals: float) -> Queue:
+        slots, service = agents[place]
+        return Queue(min(max(arrivals * service, 1e-9), slots * (1 - 1e-9)), slots)
+
+    def delay(place: int, arrivals: float) -> float:
+        return agents[place][1] * (1 + queue(place, arrivals).ahead / agents[place][0])
+
+    def total(first: float) -> float:
+        return first * delay(0, first) + (rate - first) * delay(1, rate - first)
+
+    fits = [slots / service * (1 - 1e-6) for slots, service in agents]
+    low, high = max(0.0, rate - fits[1]), min(rate, fits[0])
+    first = minimize_scalar(total, bounds=(low, high), method="bounded", options={"xatol": 1e-10}).x
+    costs = [
+        delay(place, arrivals) + agents[place][1] * queue(place, arrivals).toll
+        for place, arrivals in enumerate((first, rate - first))
+    ]
+    if first - low > 1e-3 * rate and high - first > 1e-3 * rate:
+        assert costs[0] == pytest.approx(costs[1], rel=1e-2)
+    else:  # all at one, where one more costs no more than elsewhere
+        assert costs[0 if first > rate / 2 else 1] <= costs[0 if first <= rate / 2 else 1] * 1.01
 
 
 @st.composite
@@ -92,7 +143,7 @@ def test_where_beliefs_about_waits_differ_best_replies_may_cycle() -> None:
         [[2, 3, 3], [4, 7, 8], [1, 7, 9]],
         [[0, 7, 8], [4, 5, 8], [6, 8, 8]],
     ]
-    differing = Game([[0] * 3] * 3, waits)
+    differing = Game([[0] * 3] * 3, waits, [0] * 3)
     assert differing.cycles(differing.best)
     assert any(not list(differing.better(choices)) for choices in differing.everything())
     for alike in waits:

@@ -244,7 +244,7 @@ class Chaos:
     def reply(self) -> list[Event]:
         """What a seller says to one of our calls, mostly in time and in its own name."""
         if not self.calls:
-            return [Received(self.anyone().peer, Refuse(self.conversation(), "busy"))]
+            return [Received(self.anyone().peer, Refuse(self.conversation(), self.rng.choice(["busy", "late"])))]
         keys, call = self.rng.choice(self.calls[-6:])
         sender = self.rng.choice([keys] * 6 + [*STRANGERS])
         bent = self.rng.random() < 0.2
@@ -269,7 +269,7 @@ class Chaos:
                 lie = self.rng.choice([{"price_microcredits": 0}, {"output_tokens": 1 << 24}, {"buyer": BOB.peer}])
                 return [Received(sender.peer, make_final(keys, call, "x" * index, **(lie if bent else {})))]
             case "fail":
-                return [Received(sender.peer, Fail(call.conversation, "engine"))]
+                return [Received(sender.peer, Fail(call.conversation, self.rng.choice(["engine", "expired"])))]
             case _:
                 return [Received(sender.peer, Refuse(call.conversation, "busy"))]
 
@@ -473,8 +473,9 @@ class Chaos:
                 self.handle(event)
 
 
-def recklessly(utilities: list[int], *others: Any) -> list[int]:
+def recklessly(utilities: list[int], *others: Any, every: bool) -> list[int]:
     """In place of `game.choose`: asks more and others than is wise, and sometimes nobody."""
+    del every
     rng = next(other for other in others if isinstance(other, Random))
     return rng.sample(range(len(utilities)), rng.choice([0, 2, 3, 3, 3]) if len(utilities) > 2 else len(utilities))
 
@@ -491,6 +492,7 @@ def test_nothing_that_happens_breaks_a_peer_or_holds_it_for_ever(space: Space, k
         for kind in kinds:
             chaos.step(kind)
         chaos.run_out()
+    assert not chaos.peer.buyer._awards._fallen
     assert chaos.peer.seller.statistics().slots_busy == 0
     assert chaos.peer.seller.statistics().sales == 0
     assert chaos.peer.buyer.running == 0

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -429,7 +430,7 @@ async def test_a_batch_reaches_the_peer_before_anything_else_and_leaving_cancels
     nursery: trio.Nursery,
 ) -> None:
     peer = Hearer()
-    peer.driver = driver = Driver(peer, None, {}, None, lambda: START_MS)  # type: ignore[arg-type]
+    peer.driver = driver = Driver(peer, SimpleNamespace(provide=None), {}, None, lambda: START_MS)  # type: ignore[arg-type]
     await nursery.start(driver.run)
 
     def make(query: str) -> Ask:

@@ -1,15 +1,20 @@
 """Beliefs: what snapshots and quotes teach, and what is expected of them later."""
 
+from itertools import pairwise
 from math import exp, log, sqrt
+from statistics import median
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from scipy.special import gammaln
 
-from p2pagent.routing.beliefs import MEMORY_S, RHO_MAX, SECONDS_MAX, Belief, Prior, Snapshot, prior
+from p2pagent.routing.beliefs import MEMORY_S, RHO_MAX, SECONDS_MAX, Belief, Prior, Snapshot, follows, prior
 from p2pagent.routing.queues import Queue
+from p2pagent.sim.arena import Server
+from tests.arenas import AGENT, query
 
 PRIOR = Prior(a=1.5, b=3.0, c=2.0, d=5.0, slots=2)
 
@@ -184,10 +189,77 @@ def test_an_unknown_agent_is_like_the_prior_and_the_prior_like_the_others() -> N
             belief.learn(snapshot(second, slots=pace, arrived=pace * second, served=2 * second, busy_s=pace * second))
         known.append(belief)
     pooled = prior([*known, Belief()])
-    assert pooled.a / pooled.b == pytest.approx(sum(b.a / b.b for b in known) / 3)
-    assert pooled.d / pooled.c == pytest.approx(sum(b.service_s for b in known) / 3)
+    assert pooled.a / pooled.b == pytest.approx(median(b.a / b.b for b in known))
+    assert pooled.d / pooled.c == pytest.approx(median(b.service_s for b in known))
     assert (pooled.b, pooled.c, pooled.slots) == (Prior().b, Prior().c, 2)
     assert prior([Belief()]) == Prior()
+
+
+def told(second: int, arrived: float, served: float, busy_s: float) -> Snapshot:
+    """The snapshot after so many seconds of an agent that counts so much in each."""
+    return snapshot(second, arrived=int(second * arrived), served=int(second * served), busy_s=second * busy_s)
+
+
+@pytest.mark.parametrize("lie", [(1, 0, 2.0**43), (2**40, 0, 0), (2**40, 2**40, 0), (1, 40, 2), (1, 1, 2.0**43)])
+def test_counters_that_cannot_be_tell_nothing(lie: tuple[float, float, float]) -> None:
+    """No more is served than came, no answer takes longer than an hour, and no more come than can."""
+    known, liar = Belief(PRIOR), Belief(PRIOR)
+    for second in (0, 2, 4):
+        known.learn(told(second, 1, 1, 1))
+        liar.learn(told(second, *lie))
+    assert rates(liar) == (1.5, 3, 2, 5)
+    assert rates(known) != (1.5, 3, 2, 5)
+    before = rates(known)
+    known.learn(told(6, *lie))
+    assert known.a < before[0]
+    assert known.c < before[2]
+    assert known.d < before[3]
+
+
+def test_a_first_snapshot_that_cannot_be_tells_nothing() -> None:
+    belief = Belief(PRIOR)
+    belief.learn(snapshot(0, inside=1, arrived=2, served=1, busy_s=2.0**43))
+    assert rates(belief) == (1.5, 3, 2, 5)
+    assert belief.inside == 1
+
+
+@given(st.lists(st.sampled_from([(1.0, 1.0, 3_600.0), (1_000.0, 1.0, 3_600.0), (1_000.0, 1_000.0, 0.0)]), max_size=4))
+def test_what_a_few_say_moves_the_newcomers_prior_no_further_than_the_rest_are_apart(
+    lies: list[tuple[float, float, float]],
+) -> None:
+    honest: list[Belief] = []
+    for paces in range(5):
+        honest.append(Belief())
+        for second in range(0, 60, 2):
+            honest[-1].learn(told(second, 1, 1, 1 + paces / 4))
+    liars = [Belief() for _ in lies]
+    for liar, lie in zip(liars, lies, strict=True):
+        for second in range(0, 60, 2):
+            liar.learn(told(second, *lie))
+        assert liar.a / liar.b > 100 or not 0.1 < liar.service_s < 1_000
+    newcomer = prior([*liars, *honest])
+    arrivals, services = [b.a / b.b for b in honest], [b.service_s for b in honest]
+    assert min(arrivals) - 1e-9 <= newcomer.a / newcomer.b <= max(arrivals) + 1e-9
+    assert min(services) - 1e-9 <= newcomer.d / newcomer.c <= max(services) + 1e-9
+
+
+@given(
+    st.integers(1, 4),
+    st.lists(st.tuples(st.sampled_from(["ask", "look"]), st.floats(0.001, 400), st.integers(1, 30_000)), max_size=40),
+)
+def test_counters_of_who_works_are_never_taken_for_lies(slots: int, steps: list[tuple[str, float, int]]) -> None:
+    """Whatever was missed in between, and however much older or younger the looks are by the clocks."""
+    server, now_s, seen = Server(replace(AGENT, slots=slots), 2.0, (3.0,) * (slots - 1)), 0.0, []
+    for step, (what, pause_s, output_tokens) in enumerate(steps):
+        now_s += pause_s
+        if what == "ask":
+            server.admit(query(step, now_s, output_tokens=output_tokens), now_s)
+        else:
+            seen.append(server.snapshot(now_s))
+    for gap in (1, 2, 7):
+        for last, later in pairwise(seen[::gap]):
+            assert follows(later, last)
+            assert follows(replace(later, at_ms=last.at_ms + 1), last)
 
 
 def test_what_is_not_seen_grows_with_age_to_what_can_be() -> None:

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from hashlib import sha256
+from typing import Literal
 
 import msgspec
 import pytest
 
 from p2pagent.market.pricing import decayed
 from p2pagent.market.receipts import metered, price_cap
-from p2pagent.peer.awards import OWN_PROGRESS_MS, PREDICTED_MS_MAX, PROGRESS_MS
+from p2pagent.peer.awards import FELL_MS, OWN_PROGRESS_MS, PREDICTED_MS_MAX, PROGRESS_MS, STALLED_MS
 from p2pagent.peer.buyer import FIND_MS
-from p2pagent.peer.calling import LATE_MS
+from p2pagent.peer.calling import LATE_MS, ROUNDS_MAX
 from p2pagent.peer.directory import FAULT_MS, FAULTS_MAX
 from p2pagent.peer.effects import (
     Archive,
@@ -34,12 +35,15 @@ from p2pagent.peer.events import (
     GenerationFailed,
     Misbehaved,
     PeerDown,
+    PeerIdle,
     PeerUp,
     Posted,
     ProvidersFound,
     Rated,
     Rating,
+    Timer,
     TimerFired,
+    Unsent,
 )
 from p2pagent.peer.hub import FETCHES_MAX
 from p2pagent.peer.hub_messages import Fetch, SignedSheet
@@ -57,6 +61,7 @@ from p2pagent.peer.messages import (
     Settled,
     SignedQuote,
 )
+from p2pagent.peer.scout import BARRED_MS
 from p2pagent.peer.sheet import body_id
 from p2pagent.peer.sheets import CLOCK_MS
 from p2pagent.peer.telling import explained
@@ -98,6 +103,7 @@ class Market:
         self.peer = make_peer(space, *([make_advert("agent", {0: 0.95})] if local else []))
         self.effects: list[Effect] = []
         self.told: list[object] = []
+        self.due: list[tuple[int, Timer]] = []
         self.calls: dict[SimKeys, Call] = {}
         for rank, keys in enumerate(experts):
             self.get(keys, make_delta(keys, space, make_advert("agent", {SUBJECT: 0.95 - rank / 10})))
@@ -119,9 +125,15 @@ class Market:
         for keys in sellers:
             self.get(keys, make_quote(keys, self.calls[keys], **changes))
 
+    def pass_time(self, after_ms: int) -> None:
+        """The progress timers that are due by then go off."""
+        for at_ms, timer in self.due[:]:
+            if timer.kind == "progress" and at_ms <= START_MS + after_ms:
+                self.handle(TimerFired(timer), after_ms)
+
     def fire(self, kind: str, after_ms: int) -> list[Effect]:
         """The latest timer of this kind goes off."""
-        return self.handle(TimerFired([t for t in self.timers if t.kind == kind][-1]), after_ms)
+        return self.handle(TimerFired([timer for _, timer in self.due if timer.kind == kind][-1]), after_ms)
 
     @property
     def awarded(self) -> list[SimKeys]:
@@ -136,7 +148,7 @@ class Market:
         return [e.peer for e in self.effects if isinstance(e, Blame)]
 
     def _notice(self) -> None:
-        self.timers = [*getattr(self, "timers", []), *(e.timer for e in self.effects if isinstance(e, SetTimer))]
+        self.due += [(e.at_ms, e.timer) for e in self.effects if isinstance(e, SetTimer)]
         self.told += [e.update for e in self.effects if isinstance(e, Tell)]
         for keys in EXPERTS:
             for message in sent(self.effects, keys):
@@ -163,6 +175,16 @@ def local_job(effects: list[Effect]) -> bytes:
 def quotes_awaited_until(market: Market) -> list[int]:
     """Until when quotes are waited for from now on, in ms after the start."""
     return [e.at_ms - START_MS for e in market.effects if isinstance(e, SetTimer) and e.timer.kind == "quotes"]
+
+
+def connect(market: Market, after_ms: int = 0) -> None:
+    for keys in EXPERTS:
+        market.handle(PeerUp(keys.peer), after_ms)
+
+
+def judged(market: Market) -> list[int]:
+    """How many answers of each expert count."""
+    return [market.peer.memory.outcomes(AgentRef(keys.peer, "agent")) for keys in EXPERTS]
 
 
 def answer(market: Market, seller: SimKeys, text: str = "abc", **changes: object) -> list[Effect]:
@@ -256,6 +278,28 @@ def test_when_all_refuse_only_the_local_agent_is_left(market: Market) -> None:
         ME.peer: "awarded",
         **{keys.peer: "refused" for keys in EXPERTS},
     }
+
+
+def believed_wait_ms(market: Market, keys: SimKeys) -> int:
+    return market.peer.buyer._scout.loads.prospect(AgentRef(keys.peer, "agent"), 2, (), START_MS).wait_ms
+
+
+@pytest.mark.parametrize("reason", ["busy", "late", "enough", "credit", "length"])
+def test_only_who_is_busy_is_believed_to_be(
+    market: Market, reason: Literal["busy", "late", "enough", "credit", "length"]
+) -> None:
+    market.ask()
+    market.get(ALICE, Refuse(market.calls[ALICE].conversation, reason))
+    assert (believed_wait_ms(market, ALICE) > 1_000) == (reason == "busy")
+
+
+@pytest.mark.parametrize("first", [1, 0])
+def test_who_holds_a_slot_for_one_question_is_not_full_for_having_none_for_the_next(market: Market, first: int) -> None:
+    market.ask()
+    market.quote(ALICE, free_slots=first)
+    market.handle(make_ask("r", SUBJECT))
+    market.quote(ALICE, free_slots=0)
+    assert (believed_wait_ms(market, ALICE) > 0) == (first == 0)
 
 
 def test_when_all_of_a_round_refuse_the_next_one_asks_others(space: Space) -> None:
@@ -639,8 +683,10 @@ def test_the_own_agent_is_judged_without_a_receipt(space: Space) -> None:
 @pytest.mark.parametrize(
     "failure",
     [
-        lambda m: m.handle(PeerDown(ALICE.peer)),
-        lambda m: m.get(ALICE, Fail(m.calls[ALICE].conversation, "engine")),
+        *(
+            lambda m, reason=reason: m.get(ALICE, Fail(m.calls[ALICE].conversation, reason))
+            for reason in ("engine", "busy", "expired")
+        ),
         lambda m: m.fire("progress", PROGRESS_MS + 100),
         *(fault for _, fault in FAULTS),
     ],
@@ -649,16 +695,18 @@ def test_a_delegation_that_fails_is_a_bad_outcome(market: Market, failure: Calla
     market.ask()
     market.quote(*EXPERTS)
     failure(market)
-    assert [market.peer.memory.outcomes(AgentRef(keys.peer, "agent")) for keys in EXPERTS] == [1, 0, 0]
+    assert judged(market) == [1, 0, 0]
     assert learned(market.effects) == [AgentRef(ALICE.peer, "agent")]
 
 
 @pytest.mark.parametrize(
     "failure",
     [
-        lambda m: m.get(ALICE, Fail(m.calls[ALICE].conversation, "busy")),
-        lambda m: m.get(ALICE, Fail(m.calls[ALICE].conversation, "expired")),
+        lambda m: m.get(ALICE, Fail(m.calls[ALICE].conversation, "length")),
+        lambda m: m.get(ALICE, Fail(m.calls[ALICE].conversation, "embedding")),
         lambda m: m.get(ALICE, Chunk(m.calls[ALICE].conversation, 1, "x")),
+        lambda m: m.handle(Unsent(ALICE.peer)),
+        lambda m: m.handle(PeerIdle(ALICE.peer)),
         lambda m: m.handle(PeerDown(BOB.peer)),
         lambda m: m.handle(CancelAsk("q")),
     ],
@@ -666,10 +714,146 @@ def test_a_delegation_that_fails_is_a_bad_outcome(market: Market, failure: Calla
 def test_what_is_not_the_doing_of_who_was_awarded_is_no_outcome(
     market: Market, failure: Callable[[Market], object]
 ) -> None:
+    connect(market)
     market.ask()
     market.quote(*EXPERTS)
     failure(market)
-    assert [market.peer.memory.outcomes(AgentRef(keys.peer, "agent")) for keys in EXPERTS] == [0, 0, 0]
+    assert judged(market) == [0, 0, 0]
+    market.pass_time(FELL_MS)
+    assert judged(market) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("reason", ["busy", "expired"])
+def test_who_promised_no_slot_need_not_have_one(market: Market, reason: Literal["busy", "expired"]) -> None:
+    market.ask()
+    market.quote(*EXPERTS, free_slots=0)
+    market.get(ALICE, Fail(market.calls[ALICE].conversation, reason))
+    assert judged(market) == [0, 0, 0]
+
+
+def test_who_is_awarded_as_its_quote_ends_may_say_that_it_has_ended(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    bob = market.calls[BOB].conversation
+    market.get(ALICE, Fail(market.calls[ALICE].conversation, "engine"), after_ms=4_900)
+    assert market.awarded == [BOB]
+    market.get(BOB, Fail(bob, "expired"), after_ms=5_100)
+    assert judged(market) == [1, 0, 0]
+
+
+def test_who_breaks_its_connection_is_judged_once_others_have_stood_for_a_while(market: Market) -> None:
+    connect(market)
+    market.ask()
+    market.quote(*EXPERTS)
+    market.handle(PeerDown(ALICE.peer))
+    assert market.awarded == [BOB]
+    market.pass_time(FELL_MS - 1)
+    assert judged(market) == [0, 0, 0]
+    market.pass_time(FELL_MS)
+    assert judged(market) == [1, 0, 0]
+    market.pass_time(FELL_MS)
+    assert judged(market) == [1, 0, 0]
+
+
+def test_who_broke_its_connection_is_asked_again_as_soon_as_it_is_back(market: Market) -> None:
+    connect(market)
+    market.ask()
+    market.quote(*EXPERTS)
+    market.handle(PeerDown(ALICE.peer))
+    market.handle(CancelAsk("q"))
+    market.handle(PeerUp(ALICE.peer), 1_000)
+    market.calls.clear()
+    market.handle(make_ask("again", SUBJECT), 1_000)
+    assert ALICE in market.calls
+
+
+@pytest.mark.parametrize("last", [PeerDown, PeerIdle, Unsent])
+def test_who_fell_with_all_others_is_not_judged(
+    market: Market, last: type[PeerDown] | type[PeerIdle] | type[Unsent]
+) -> None:
+    """However long each of them took to be noticed: it is this device that fell off."""
+    connect(market)
+    market.ask()
+    market.quote(*EXPERTS)
+    market.handle(PeerDown(BOB.peer))
+    market.handle(PeerDown(ALICE.peer), FELL_MS // 2)
+    market.handle(last(CAROL.peer), FELL_MS)
+    connect(market, FELL_MS + 100)
+    market.pass_time(FELL_MS // 2 + FELL_MS)
+    assert judged(market) == [0, 0, 0]
+
+
+def test_nobody_is_judged_by_a_device_that_slept(market: Market) -> None:
+    connect(market)
+    market.ask()
+    market.quote(*EXPERTS)
+    market.handle(PeerDown(ALICE.peer))
+    market.pass_time(FELL_MS + STALLED_MS + 1)
+    assert judged(market)[0] == 0
+
+
+def test_a_progress_timer_that_goes_off_far_too_late_starts_anew(market: Market) -> None:
+    market.ask()
+    market.quote(*EXPERTS)
+    woken_ms = PROGRESS_MS + 100 + STALLED_MS + 1
+    market.fire("progress", woken_ms)
+    (again,) = market.effects
+    assert isinstance(again, SetTimer)
+    assert again.at_ms == START_MS + woken_ms + PROGRESS_MS
+    assert judged(market) == [0, 0, 0]
+    market.fire("progress", woken_ms + PROGRESS_MS)
+    assert market.awarded == []
+    assert judged(market) == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "quitting",
+    [
+        *(
+            lambda m, reason=reason: m.get(ALICE, Fail(m.calls[ALICE].conversation, reason))
+            for reason in ("engine", "busy", "length")
+        ),
+        lambda m: m.get(ALICE, Chunk(m.calls[ALICE].conversation, 1, "x")),
+        lambda m: m.handle(PeerIdle(ALICE.peer)),
+    ],
+)
+def test_who_wins_and_gives_up_wins_no_more_for_a_while(market: Market, quitting: Callable[[Market], object]) -> None:
+    won = []
+    for number in range(20):
+        market.calls.clear()
+        market.handle(make_ask(f"q{number}", SUBJECT))
+        market.quote(*market.calls, free_slots=0)
+        won += market.awarded
+        if ALICE in market.awarded:
+            quitting(market)
+        market.handle(CancelAsk(f"q{number}"))
+    assert won == [ALICE] + [BOB] * 19
+    market.calls.clear()
+    market.handle(make_ask("later", SUBJECT), BARRED_MS)
+    assert ALICE in market.calls
+
+
+def test_whoever_fails_the_own_idle_agent_answers_in_the_end(space: Space) -> None:
+    market = Market(space, ())
+    strangers = [SimKeys(number) for number in range(10, 50)]
+    for keys in strangers:
+        market.get(keys, make_delta(keys, space, make_advert("agent", {SUBJECT: 0.95})))
+    market.ask()
+    todo, seen = list(market.effects), list[Effect]()
+    awards = 0
+    while todo:
+        seen.append(effect := todo.pop(0))
+        keys = next((k for k in strangers if isinstance(effect, Send) and effect.peer == k.peer), None)
+        if keys is not None and isinstance(effect, Send) and isinstance(effect.message, Call):
+            todo += market.get(keys, make_quote(keys, effect.message))
+        if keys is not None and isinstance(effect, Send) and isinstance(effect.message, Award):
+            awards += 1
+            todo += market.get(keys, Fail(effect.message.conversation, "engine"))
+    assert awards >= ROUNDS_MAX
+    job = local_job(seen)
+    market.handle(Generated(job, "own"))
+    market.handle(GenerationEnded(job, Usage(20, 0, 1), "stop"))
+    assert isinstance(market.told[-1], Answered)
 
 
 def test_an_engine_of_ours_that_breaks_off_is_not_held_against_it(space: Space) -> None:

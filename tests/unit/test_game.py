@@ -71,6 +71,18 @@ def test_draws_are_plackett_luces() -> None:
         assert_chance(sum(pair[0] == i for pair in drawn), draws, response(utilities, heat)[i])
 
 
+@pytest.mark.parametrize("candidates", [1, 2, 3, 8])
+def test_every_look_that_may_be_is_taken_only_of_those_admitted(candidates: int) -> None:
+    utilities, unseen = [1e6 - n * 1e5 for n in range(candidates)], [0.0] * candidates
+    used = [0.5] * candidates
+    assert choose(utilities, unseen, used, DELAY, Random(1)) == [0]
+    all_looks = choose(utilities, unseen, used, DELAY, Random(1), every=True)
+    assert all_looks == list(range(min(PROBES_MAX, candidates)))
+    used[0] = CEILING
+    rest = choose(utilities, unseen, used, DELAY, Random(1), every=True)
+    assert rest == (list(range(1, candidates))[:PROBES_MAX] if candidates > 1 else [0])
+
+
 def test_draws_without_temperature_are_the_best_equals_in_random_order() -> None:
     rng = Random(1)
     drawn = [tuple(draw([2.0, 5.0, 2.0, 1.0], 0.0, 3, rng)) for _ in range(2_000)]

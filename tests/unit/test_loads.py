@@ -1,5 +1,6 @@
 """What a buyer believes of the load of agents: gossip, quotes, its own questions, and how much of that it keeps."""
 
+import msgspec
 import pytest
 
 from p2pagent.market.pricing import HALF_LIFE_MS, decayed
@@ -97,6 +98,53 @@ def test_clocks_that_differ_do_no_harm() -> None:
     assert ahead == prospect(loads, OTHER)
 
 
+@pytest.mark.parametrize("ahead_ms", [0, 20_000])
+def test_a_heartbeat_is_learned_once_whatever_its_clock_says(space: Space, ahead_ms: int) -> None:
+    """Heard again at each question it neither hides what was asked since nor what was quoted since."""
+    loads = Loads()
+    six = [(NOW + 10, 1.0)] * 6
+    waits = []
+    for after_ms in (0, 500, 1_500):
+        loads.heard(AGENT, IDLE, 1, NOW + ahead_ms, NOW + after_ms)
+        waits.append(loads.prospect(AGENT, 1, six, NOW + after_ms).wait_ms)
+    assert min(waits) > 1_000
+    loads.quoted(AGENT, quote(space, free_slots=0, queued=9), 1, NOW + 1_600)
+    busy = prospect(loads, now_ms=NOW + 1_700)
+    loads.heard(AGENT, IDLE, 1, NOW + ahead_ms, NOW + 1_700)
+    assert prospect(loads, now_ms=NOW + 1_700) == busy
+
+
+def test_how_far_a_clock_leads_is_known_from_then_on() -> None:
+    """So a later word of it that was long on its way is as old as it is."""
+    ahead, right = Loads(), Loads()
+    for loads, lead_ms in ((ahead, 20_000), (right, 0)):
+        loads.heard(AGENT, IDLE, 2, NOW + lead_ms, NOW)
+        loads.heard(AGENT, Load(2, 6, 48, 40, 60_000), 2, NOW + 2_000 + lead_ms, NOW + 9_000)
+    own = ((NOW + 3_000, 1.0),) * 3
+    assert prospect(ahead, now_ms=NOW + 9_000, own=own) == prospect(right, now_ms=NOW + 9_000, own=own)
+
+
+def test_a_clock_that_was_set_back_is_believed_again() -> None:
+    corrected, right = Loads(), Loads()
+    for loads, lead_ms in ((corrected, 50_000), (right, 0)):
+        loads.heard(AGENT, IDLE, 2, NOW + lead_ms, NOW)
+        loads.heard(AGENT, Load(2, 6, 48, 40, 60_000), 2, NOW + 2_000, NOW + 2_000)
+    assert prospect(corrected, now_ms=NOW + 2_000) == prospect(right, now_ms=NOW + 2_000)
+
+
+def test_who_holds_a_slot_for_us_may_say_no_more_than_that_it_gives_no_second_one(space: Space) -> None:
+    loads = Loads()
+    loads.quoted(AGENT, quote(space, free_slots=2), 2, NOW)
+    idle = prospect(loads, now_ms=NOW + 10)
+    loads.quoted(AGENT, quote(space, free_slots=0, slot_price_microcredits=7), 2, NOW + 10, holding=True)
+    assert msgspec.structs.replace(prospect(loads, now_ms=NOW + 10), slot_price=0) == idle
+    assert prospect(loads, now_ms=NOW + 10).slot_price == 7
+    loads.quoted(AGENT, quote(space, free_slots=0, queued=9), 2, NOW + 20, holding=True)
+    assert prospect(loads, now_ms=NOW + 20).wait_ms > 1_000
+    loads.quoted(AGENT, quote(space, free_slots=0), 2, NOW + 30)
+    assert prospect(loads, now_ms=NOW + 30).wait_ms > idle.wait_ms
+
+
 def test_a_newcomer_is_believed_to_be_like_the_others() -> None:
     loads = Loads()
     unknown = prospect(loads, OTHER)
@@ -105,6 +153,23 @@ def test_a_newcomer_is_believed_to_be_like_the_others() -> None:
         agent = AgentRef(ALICE.peer, f"agent {number}")
         slow.heard(agent, Load(0, 0, 100, 100, 2_000_000), 2, NOW, NOW)
     assert prospect(slow, OTHER, NOW + module.PRIOR_MS).answer_ms > 2 * unknown.answer_ms
+
+
+@pytest.mark.parametrize(
+    "lie", [Load(0, 0, 1, 0, 1 << 52), Load(0, 0, 1 << 40, 0, 0), Load(0, 0, 1, 1, 3_600_000), Load(0, 0, 500, 500, 1)]
+)
+def test_who_lies_about_its_load_spoils_no_newcomer(lie: Load) -> None:
+    def newcomer(*loads_told: Load) -> Prospect:
+        loads, now_ms = Loads(), NOW
+        for beat in range(10):
+            now_ms += 2_000
+            for place, load in enumerate(loads_told):
+                counters = (beat * load.arrived, beat * load.served, beat * load.busy_ms)
+                loads.heard(AgentRef(BOB.peer, f"agent {place}"), Load(0, 0, *counters), 2, now_ms, now_ms)
+        return prospect(loads, now_ms=now_ms + module.PRIOR_MS)
+
+    honest = [Load(0, 0, 1, 1, 1_000)] * 3
+    assert newcomer(*honest, lie) == newcomer(*honest)
 
 
 def test_no_more_is_remembered_than_the_table_holds(monkeypatch: pytest.MonkeyPatch, space: Space) -> None:

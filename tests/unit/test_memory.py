@@ -40,9 +40,9 @@ def delivery(space: Space, agent: AgentRef = AGENT, relevance: Relevance = HERE)
     return Delivery(agent, space.name, relevance, 0.5)
 
 
-def expected(memory: Memory, relevance: Relevance = HERE, *agents: AgentRef) -> list[Score]:
+def expected(memory: Memory, relevance: Relevance = HERE, *agents: AgentRef, now_ms: int = START_MS) -> list[Score]:
     pairs = [(agent, CLAIMS) for agent in agents or (AGENT,)]
-    return [score for score, _ in memory.scores(relevance, pairs, Random(1), START_MS)]
+    return [score for score, _ in memory.scores(relevance, pairs, Random(1), now_ms)]
 
 
 def judge(memory: Memory, space: Space, *verdicts: bool, agent: AgentRef = AGENT) -> bytes:
@@ -82,6 +82,26 @@ def test_what_is_saved_is_known_after_a_restart(memory: Memory, space: Space) ->
     again = Memory(space, {space.name: {AGENT: saved}})
     assert expected(again) == expected(memory)
     assert again.outcomes(AGENT) == 3
+
+
+@pytest.mark.parametrize("days", [1, 30, 300])
+def test_outcomes_fade_while_the_daemon_runs_as_they_do_over_a_restart(memory: Memory, space: Space, days: int) -> None:
+    saved = judge(memory, space, *[False] * 8)
+    (poor,) = expected(memory)
+    later_ms = START_MS + 86_400_000 * days
+    again = Memory(space, {space.name: {AGENT: saved}})
+    (faded,) = expected(memory, now_ms=later_ms)
+    assert [faded] == expected(again, now_ms=later_ms)
+    assert faded.quality > poor.quality
+
+
+def test_who_is_forgotten_is_a_newcomer_again(memory: Memory, space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exploration, "TRIAL_SHARE", 1)
+    judge(memory, space, *[True] * (2 * exploration.NEWCOMER_OUTCOMES))
+    for half_lives, is_tried in ((0, False), (1, False), (2, True)):
+        now_ms = START_MS + half_lives * HALF_LIFE_MS
+        ((known, valued),) = memory.scores(HERE, [(AGENT, CLAIMS)], Random(1), now_ms)
+        assert (known != valued) == is_tried
 
 
 @pytest.mark.parametrize(
@@ -160,6 +180,20 @@ def test_newcomers_are_valued_by_what_they_may_be_and_known_ones_are_not(
     assert tried.uncertainty == 0
     assert valued == known
     assert memory.scores(HERE, pairs, Random(1), START_MS)[0] == (new, tried)
+
+
+def test_newcomers_are_measured_against_candidates_alone(
+    memory: Memory, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever else is in the table, and wherever: gone, or not admitted, or of another question."""
+    monkeypatch.setattr(exploration, "TRIAL_SHARE", 1)
+    gone, weak = AgentRef(ALICE.peer, "gone"), bytes([130] * len(SUBJECTS))
+    pairs = [(AGENT, weak), (OTHER, weak)]
+    alone = memory.scores(HERE, pairs, Random(1), START_MS)
+    crowded = Memory(space, {})
+    crowded.scores(HERE, [(gone, bytes([255] * len(SUBJECTS))), (OTHER, weak)], Random(2), START_MS)
+    assert all(valued != score for score, valued in alone)
+    assert crowded.scores(HERE, pairs, Random(1), START_MS) == alone
 
 
 def test_what_was_learned_in_the_version_before_is_carried_over(space: Space) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from p2pagent.config import Preferences
 from p2pagent.keys import Keys
@@ -16,7 +17,7 @@ from p2pagent.peer.events import Ask
 from p2pagent.peer.gossip_messages import Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
 from p2pagent.peer.memory import Memory
 from p2pagent.peer.query import Conversation, Query
-from p2pagent.peer.scout import CANDIDATES, Scout, bound_for
+from p2pagent.peer.scout import BARRED_MAX, BARRED_MS, CANDIDATES, Scout, bound_for
 from p2pagent.peer.stall import OwnLoad
 from p2pagent.routing import game
 from p2pagent.routing.prototypes import Space
@@ -187,6 +188,72 @@ def test_the_best_that_is_left_is_one_that_was_not_tried(space: Space, ground: G
     assert 0 <= bob.worth_microcredits - left < 50_000
     query.failed.add(bob.agent)
     assert ground.scout.best_left(query, {}, START_MS) is None
+
+
+def test_who_is_gone_or_barred_is_not_left(space: Space, ground: Ground) -> None:
+    """A good runner-up must not be let go for a peer that cannot be called."""
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.9)
+    query = ground.query()
+    assert ground.scout.best_left(query, {}, START_MS) is not None
+    query.failed.add(AgentRef(ALICE.peer, "agent"))
+    ground.scout.bar(AgentRef(BOB.peer, "agent"), START_MS)
+    assert ground.scout.best_left(query, {}, START_MS) is None
+    assert ground.scout.best_left(query, {}, START_MS + BARRED_MS) is not None
+    ground.directory.down(BOB.peer)
+    assert ground.scout.best_left(query, {}, START_MS + BARRED_MS) is None
+
+
+def test_who_is_barred_is_asked_only_where_there_is_nobody_else(ground: Ground) -> None:
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.9)
+    ground.scout.bar(AgentRef(ALICE.peer, "agent"), START_MS)
+    assert ground.called() == [BOB.peer, ME.peer]
+    ground.scout.local = ()
+    assert ground.called() == [BOB.peer]
+    ground.scout.bar(AgentRef(BOB.peer, "agent"), START_MS)
+    assert ALICE.peer in ground.called()
+    ground.scout.bar(AgentRef(ALICE.peer, "agent"), START_MS - BARRED_MS)
+    assert ground.called() == [ALICE.peer]
+
+
+def test_the_barred_are_bounded(ground: Ground) -> None:
+    agents = [AgentRef(ALICE.peer, f"agent {number}") for number in range(BARRED_MAX + 5)]
+    for agent in agents:
+        ground.scout.bar(agent, START_MS)
+    assert list(ground.scout.barred) == agents[5:]
+
+
+def test_the_ceiling_on_load_and_the_chances_hold_for_a_batch_too(ground: Ground) -> None:
+    """Only that the local agent's wait is no reason to ask, and that as many are asked as may be."""
+    peers = [SimKeys(number) for number in range(10, 16)]
+    for rank, keys in enumerate(peers):
+        ground.add(keys, 0.95 - rank / 100)
+        full = [Load(2, 8, 900 + 40 * beat, 900, 900_000) for beat in (0, 1, 2)] if rank < 3 else []
+        for beat, load in enumerate(full):
+            at_ms = START_MS - 4_000 + 2_000 * beat
+            ground.scout.loads.heard(AgentRef(keys.peer, "agent"), load, 2, at_ms, at_ms)
+    query = ground.query()
+    query.ask = replace(query.ask, batch="b")
+    chosen = [option for option, _ in ground.scout.to_call(query, {}, START_MS)]
+    assert [option.agent.peer for option in chosen[:-1]] == [keys.peer for keys in peers[3:]]
+    chances = {option.agent.peer: option.chance or 0.0 for option in query.ranked}
+    assert [chances[keys.peer] for keys in peers[:3]] == [0.0] * 3
+    assert sum(chances.values()) == pytest.approx(1.0)
+
+
+def test_whom_the_local_agent_beats_has_no_chance_in_a_batch(space: Space) -> None:
+    ground = Ground(space, skill=0.9)
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.4)
+    query = ground.query()
+    query.ask = replace(query.ask, batch="b")
+    assert [option.agent.peer for option, _ in ground.scout.to_call(query, {}, START_MS)] == [ALICE.peer, ME.peer]
+    assert {option.agent.peer: option.chance for option in query.ranked} == {
+        ALICE.peer: 1.0,
+        ME.peer: None,
+        BOB.peer: None,
+    }
 
 
 def test_questions_go_surely_where_they_were_awarded_and_perhaps_where_they_called(

@@ -99,7 +99,7 @@ def test_who_can_wait_no_longer_than_the_line_is_refused_at_once(peer: Peer, spa
     wait_ms = quoted(peer, space, 3).ttft_ms
     assert wait_ms > 0
     assert quoted(peer, space, 4, deadline_ms=wait_ms).free_slots == 0
-    assert refused(peer, make_call(space, 5, deadline_ms=wait_ms - 1)) == "busy"
+    assert refused(peer, make_call(space, 5, deadline_ms=wait_ms - 1)) == "late"
     (own,) = sent(peer.seller.on_call(ME.peer, make_call(space, 6, deadline_ms=0), START_MS))
     assert isinstance(own, SignedQuote)
 
@@ -290,7 +290,7 @@ def test_own_questions_start_before_those_of_others_that_wait(space: Space) -> N
 def test_a_full_queue_and_a_greedy_buyer_are_turned_away(peer: Peer, space: Space) -> None:
     for number in range(SALES_PER_BUYER_MAX):
         quoted(peer, space, number)
-    assert refused(peer, make_call(space, 99)) == "busy"
+    assert refused(peer, make_call(space, 99)) == "enough"
     one_slot = make_peer(space, make_advert("agent", {}, slots=1))
     for number in range(1 + QUEUE_PER_SLOT_MAX):
         quoted(one_slot, space, number)
@@ -448,7 +448,7 @@ def test_the_owner_is_never_crowded_out(space: Space) -> None:
     for number in range(SALES_MAX):
         quoted(peer, space, number, SimKeys(100 + number // SALES_PER_BUYER_MAX))
     assert statistics(peer).sales == SALES_MAX
-    assert refused(peer, make_call(space, SALES_MAX), BOB) == "busy"
+    assert refused(peer, make_call(space, SALES_MAX), BOB) == "enough"
     assert started(peer.handle(make_ask("own", 0), START_MS)) == []
     assert (statistics(peer).sales, statistics(peer).waiting) == (SALES_MAX + 1, 1)
     effects = receive(peer, SimKeys(100), Release(ident(0)))

@@ -2,15 +2,14 @@
 
 Order: secrets and store (so that a second daemon is refused before anything else), network and API, then the engines.
 An agent joins the record of this device as soon as its engine is ready and its skill is known; one that cannot start is
-reported and leaves the others running.
+reported and leaves the others running. When the wall clock is set back, all starts anew: nobody believes a peer whose
+clock is ahead.
 """
 
 import os
 import signal
 import sys
-import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import SystemRandom
@@ -21,6 +20,7 @@ from trio_typing import TaskStatus
 
 from p2pagent import home
 from p2pagent.api.server import serve
+from p2pagent.clock import Clock
 from p2pagent.config import Config
 from p2pagent.driver import Driver
 from p2pagent.errors import RemoteError, bare_local_errors
@@ -52,10 +52,7 @@ from p2pagent.routing.space import load_space
 from p2pagent.store import FILE, Store, open_store
 from p2pagent.types import PeerId
 
-SNAPSHOT_S = 60
-WALL_CLOCK_LEAD_MS = 1_000
-"""Small steps of the wall clock are not followed; the clocks of two devices differ by more."""
-
+LOOK_AFTER_S = 60
 ADDRESSES_MAX = 8
 FAREWELL_S = 0.3
 """For our last record to leave before the connections close."""
@@ -74,6 +71,12 @@ def run(folder: Path, config: Config, *, until_stdin_closes: bool = False) -> No
 
 
 async def _main(folder: Path, config: Config, until_stdin_closes: bool) -> None:
+    while await _live(folder, config, until_stdin_closes):
+        _say("warning: the wall clock was set back; starting anew, for others do not believe one that is ahead")
+
+
+async def _live(folder: Path, config: Config, until_stdin_closes: bool) -> bool:
+    """One life of the daemon; returns whether there is to be another."""
     async with AsyncExitStack() as stack:
         daemon = Daemon(folder, config)
         await daemon.open(stack)
@@ -86,6 +89,7 @@ async def _main(folder: Path, config: Config, until_stdin_closes: bool) -> None:
             await anext(signals)
         await daemon.leave()
         nursery.cancel_scope.cancel()
+    return daemon.starts_anew
 
 
 async def _terminate_at_end_of_input() -> None:
@@ -104,6 +108,8 @@ class Daemon:
         self._folder = folder
         self._config = config
         self._keys = Ed25519Keys(seed)
+        self.starts_anew = False
+        self._addresses: tuple[str, ...] | None = None
         self._warnings: deque[str] = deque(maxlen=WARNINGS_MAX)
         self._space: Space = load_space(config.embedding.kind)
         self._network = Network(
@@ -122,7 +128,7 @@ class Daemon:
     async def open(self, stack: AsyncExitStack) -> None:
         """Open the store and wake the peer with what it remembers."""
         self._store: Store = await stack.enter_async_context(open_store(self._folder / FILE, self._keys.peer))
-        clock = _clock()
+        self._clock = Clock()
         accounts = {
             peer: Account(sum_.sold_microcredits - sum_.bought_microcredits, 0, sum_.turnover_microcredits)
             for peer, sum_ in (await self._store.turnovers()).items()
@@ -138,7 +144,7 @@ class Daemon:
             self._config.network.name,
             self._config.preferences,
             SystemRandom(),  # a bid is sealed by what nobody can foresee
-            await self._store.next_incarnation(clock()),
+            await self._store.next_incarnation(self._clock()),
             accounts,
             debts,
             await self._store.open_disputes(),
@@ -146,7 +152,7 @@ class Daemon:
             await self._store.load_experience(),
         )
         self._hosting = Hosting(self._folder, self._space, self._store, changed=self._tell_agents, warn=self._warn)
-        self._driver = Driver(self._peer, self._network, self._hosting.engines, self._store, clock)
+        self._driver = Driver(self._peer, self._network, self._hosting.engines, self._store, self._clock)
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Bring everything up; returns when this device answers.
@@ -172,7 +178,7 @@ class Daemon:
         await nursery.start(self._announce, port)
         for record in await self._store.load_records():
             self._meet_again(record)
-        nursery.start_soon(self._keep_snapshot)
+        nursery.start_soon(self._look_after)
         if not self._config.agents:
             self._tell_agents()
         await self._hosting.start(self._config.agents, nursery)
@@ -187,8 +193,8 @@ class Daemon:
             await trio.sleep(FAREWELL_S)
 
     def _tell_agents(self) -> None:
-        adverts = tuple(self._hosting.adverts.values())
-        self._driver.put(AgentsChanged(adverts, self._network.addresses()[:ADDRESSES_MAX]))
+        self._addresses = self._network.addresses()
+        self._driver.put(AgentsChanged(tuple(self._hosting.adverts.values()), self._addresses[:ADDRESSES_MAX]))
 
     # --- network ----------------------------------------------------------------------------------------------------
 
@@ -229,15 +235,25 @@ class Daemon:
         self._network.learn_addresses(PeerId(record.peer), record.addresses)
         self._network.connect(PeerId(record.peer))
 
-    async def _keep_snapshot(self) -> None:
-        while True:
-            await trio.sleep(SNAPSHOT_S)
-            await self._snapshot()
-
     async def _snapshot(self) -> None:
         await self._store.save_records([entry.signed for _, entry in self._peer.directory.entries()])
 
     # --- this device ------------------------------------------------------------------------------------------------
+
+    async def _look_after(self) -> None:
+        """Every minute: keep what is known, tell of new addresses, and see whether the clock is still to be believed.
+
+        Starting anew ends engines and connections, so it waits until no question of the owner is under way.
+        """
+        while True:
+            await trio.sleep(LOOK_AFTER_S)
+            await self._snapshot()
+            if self._addresses is not None and self._addresses != self._network.addresses():
+                self._tell_agents()
+            if self._clock.is_wrong and not self._peer.buyer.running:
+                self.starts_anew = True
+                signal.raise_signal(signal.SIGTERM)
+                return
 
     async def _announce(self, port: int, *, task_status: TaskStatus[None]) -> None:
         with home.announced(self._folder, port):
@@ -247,20 +263,3 @@ class Daemon:
     def _warn(self, text: str) -> None:
         self._warnings.append(text)
         _say(f"warning: {text}", markup=False)
-
-
-def _clock() -> Callable[[], int]:
-    """Milliseconds since the Unix epoch that never go back, whatever the wall clock does.
-
-    Forward it follows the wall clock: while a machine sleeps its monotonic clock stands still, and a daemon whose time
-    lags behind is one whose records nobody believes.
-    """
-    epoch_ms, start_s = time.time_ns() // 1_000_000, time.monotonic()
-
-    def now_ms() -> int:
-        nonlocal epoch_ms
-        elapsed_ms = int((time.monotonic() - start_s) * 1000)
-        epoch_ms = max(epoch_ms, time.time_ns() // 1_000_000 - elapsed_ms - WALL_CLOCK_LEAD_MS)
-        return epoch_ms + elapsed_ms
-
-    return now_ms

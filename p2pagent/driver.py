@@ -17,6 +17,7 @@ from trio_typing import TaskStatus
 
 from p2pagent.engine.base import Delta, Engine, GenerateRequest
 from p2pagent.errors import EngineUnavailableError, LocalError
+from p2pagent.listing import Listing
 from p2pagent.peer.effects import (
     Abort,
     Acknowledged,
@@ -49,6 +50,9 @@ from p2pagent.peer.events import (
     GenerationFailed,
     Misbehaved,
     Outcome,
+    PeerDown,
+    PeerIdle,
+    PeerUp,
     Posted,
     ProvidersFound,
     Rating,
@@ -77,6 +81,12 @@ PIECE_CHARACTERS_MAX = 1 << 14
 PROVIDERS_MAX = 4
 """Each is dialled to see whether it lives; a few members know all others of their cell."""
 
+LATE_MS = 100
+"""A timer that is later than this shows that we were held up: by work of our own, or the machine slept."""
+
+CATCH_UP_S = 0.05
+"""For the network to read what came meanwhile."""
+
 UPDATES_PER_TOKEN = 2
 """Room for the user's updates: each piece holds a token or more, and an answer may start over."""
 
@@ -97,7 +107,7 @@ class Transport(Protocol):
         """Close the connections to `peer`."""
 
     async def provide(self, cell: str) -> bool:
-        """Tell the DHT that we serve `cell`."""
+        """Tell the DHT that we serve `cell`; False when nobody took note."""
 
     async def find(self, cell: str, count: int) -> tuple[PeerId, ...]:
         """Peers that the DHT names for `cell`."""
@@ -159,6 +169,10 @@ class Driver:
         self._wake = trio.Event()
         self._timers: list[tuple[int, int, Timer]] = []
         self._timers_set = 0
+        self._caught_up_ms = 0
+        self._before_timers = 0
+        self._neighbours: set[PeerId] = set()
+        self._listing = Listing()
         self._jobs: dict[bytes, trio.CancelScope] = {}
         self._users: dict[str, trio.MemorySendChannel[Update]] = {}
         self._queries = 0
@@ -220,11 +234,11 @@ class Driver:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Handle events until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listing.run, self._transport.provide)
             task_status.started()
             while True:
                 event = await self._next()
-                if isinstance(event, Unsent):
-                    self._holes.discard(event.peer)
+                self._note(event)
                 now_ms = self._clock()
                 effects = self._peer.handle(event, now_ms)
                 if self._observe is not None:
@@ -232,17 +246,38 @@ class Driver:
                 for effect in effects:
                     self._perform(nursery, effect)
 
+    def _note(self, event: Event) -> None:
+        match event:
+            case Unsent(peer):
+                self._holes.discard(peer)
+            case PeerUp(peer):
+                if not self._neighbours:
+                    self._listing.retry()
+                self._neighbours.add(peer)
+            case PeerDown(peer) | PeerIdle(peer):
+                self._neighbours.discard(peer)
+
     async def _next(self) -> Event:
-        """The next event: one that waits, else the first timer once it is due."""
+        """The next event: the first timer that is due, else one that waits.
+
+        Before a timer that is late comes what was to be read by then: the answer whose absence the timer is to tell
+        of may have been there in time.
+        """
         while True:
-            if self._timers and self._timers[0][0] <= self._clock():
-                return TimerFired(heappop(self._timers)[2])
+            due_ms = self._timers[0][0] if self._timers else float("inf")
+            late_ms = self._clock() - due_ms
+            if late_ms >= 0 and not self._before_timers:
+                if late_ms <= LATE_MS or due_ms <= self._caught_up_ms:
+                    return TimerFired(heappop(self._timers)[2])
+                await trio.sleep(CATCH_UP_S)
+                self._caught_up_ms, self._before_timers = self._clock(), len(self._waiting)
+                continue
             await trio.lowlevel.checkpoint()
             if self._waiting:
+                self._before_timers = max(0, self._before_timers - 1)
                 return self._waiting.popleft()
             self._wake = trio.Event()
-            until_s = (self._timers[0][0] - self._clock()) / 1000 if self._timers else float("inf")
-            with trio.move_on_after(max(0.0, until_s)):
+            with trio.move_on_after(max(0.0, (due_ms - self._clock()) / 1000)):
                 await self._wake.wait()
 
     def _perform(self, nursery: trio.Nursery, effect: Effect) -> None:
@@ -262,8 +297,8 @@ class Driver:
                 nursery.start_soon(self._book, effect)
             case Archive(sheet_id, sheet):
                 nursery.start_soon(self._books.archive, sheet_id, sheet)
-            case Remember(receipt_id, delivery, rating):
-                nursery.start_soon(self._books.remember, receipt_id, delivery, rating)
+            case Remember():
+                nursery.start_soon(self._remember, effect)
             case Learned(agent):
                 self._unsaved[agent] = effect
                 nursery.start_soon(self._save_experience)
@@ -278,7 +313,7 @@ class Driver:
             case Find():
                 nursery.start_soon(self._find, effect)
             case Provide(cells):
-                nursery.start_soon(self._provide, cells)
+                self._listing.want(cells)
             case Learn(peer, addresses):
                 self._transport.learn_addresses(peer, addresses)
                 self._transport.connect(peer)
@@ -351,11 +386,17 @@ class Driver:
         new = await self._books.post(effect.receipt, effect.seller_signature, effect.buyer_signature)
         self.put(Posted(effect.receipt_id, new))
 
+    async def _remember(self, effect: Remember) -> None:
+        """A shutdown waits for what can be rated, as for what was learned: an answer is not given a second time."""
+        with trio.CancelScope(shield=True):
+            await self._books.remember(effect.receipt_id, effect.delivery, effect.rating)
+
     async def _save_experience(self) -> None:
         """Whoever comes first takes all there is: tasks start in any order, and what is older must not be last."""
         unsaved, self._unsaved = self._unsaved, {}
         if unsaved:
-            await self._books.save_experience(list(unsaved.values()))
+            with trio.CancelScope(shield=True):
+                await self._books.save_experience(list(unsaved.values()))
 
     async def _book_refund(self, refund: SignedRefund) -> None:
         self.put(RefundPosted(refund, await self._books.book_refund(refund)))
@@ -367,7 +408,3 @@ class Driver:
     async def _find(self, effect: Find) -> None:
         peers = await self._transport.find(effect.cell, PROVIDERS_MAX)
         self.put(ProvidersFound(effect.query, effect.cell, peers))
-
-    async def _provide(self, cells: tuple[str, ...]) -> None:
-        for cell in cells:
-            await self._transport.provide(cell)

@@ -3,7 +3,7 @@
 import random
 import socket
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -22,7 +22,7 @@ DIALS_MAX = 16
 """Dials at the same time: most time goes into waiting for those that are not there."""
 
 DIAL_LIMIT_S = 6.0
-"""For all addresses of a peer together."""
+"""For all addresses of a peer together, and the wait until a dial is free."""
 
 NEXT_ADDRESS_S = 1.0
 """How long an address is tried alone before the next is tried beside it."""
@@ -146,22 +146,26 @@ class Dialler:
         if peer == self._swarm.get_peer_id():
             return "this is ourselves"
         self._under_way[peer] = dial = _Dial()
+        failed: dict[Multiaddr, str] = {}
         try:
-            async with self._limit:
-                failed = await self._try_all(peer, list(dict.fromkeys([*self._book.of(peer), *self._identified(peer)])))
+            with trio.move_on_after(DIAL_LIMIT_S) as limit:
+                async with self._limit:
+                    await self._try_all(peer, failed)
             if not self.connected(peer):
-                dial.reason = "; ".join(failed) or "no address is known"
+                none = "too many dials at once" if limit.cancelled_caught else "no address is known"
+                dial.reason = "; ".join(failed.values()) or none
         finally:
             del self._under_way[peer]
             dial.over.set()
         return dial.reason
 
-    async def _try_all(self, peer: ID, addresses: list[Multiaddr]) -> list[str]:
+    async def _try_all(self, peer: ID, failed: dict[Multiaddr, str]) -> None:
         """Try one address after another, the next one when the last has failed or keeps us waiting.
 
-        Returns what went wrong. Source: RFC 8305, section 5.
+        `failed` is told what went wrong at each. Source: RFC 8305, section 5.
         """
-        failed = {address: f"{address}: no answer" for address in addresses}
+        addresses = list(dict.fromkeys([*self._book.of(peer), *self._identified(peer)]))
+        failed.update((address, f"{address}: no answer") for address in addresses)
 
         async def attempt(address: Multiaddr, over: trio.Event) -> None:
             try:
@@ -175,14 +179,12 @@ class Dialler:
                 self._swarm.unblock_peer(peer)
                 nursery.cancel_scope.cancel()
 
-        with trio.move_on_after(DIAL_LIMIT_S):
-            async with trio.open_nursery() as nursery:
-                for address in addresses:
-                    over = trio.Event()
-                    nursery.start_soon(attempt, address, over)
-                    with trio.move_on_after(NEXT_ADDRESS_S):
-                        await over.wait()
-        return list(failed.values())
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                over = trio.Event()
+                nursery.start_soon(attempt, address, over)
+                with trio.move_on_after(NEXT_ADDRESS_S):
+                    await over.wait()
 
     def _identified(self, peer: ID) -> list[Multiaddr]:
         """Addresses that the peer itself told by libp2p's identify protocol."""
@@ -219,13 +221,17 @@ def _root_cause(error: BaseException) -> str:
 
 
 class Contacts:
-    """Keeps up the connections to bootstrap peers and brings back neighbours that were lost."""
+    """Keeps up the connections to bootstrap peers and brings back neighbours that were lost, these by `dial_ahead`."""
 
-    def __init__(self, dialler: Dialler, book: AddressBook, on_event: OnEvent) -> None:
+    def __init__(
+        self, dialler: Dialler, dial_ahead: Callable[[ID], None], book: AddressBook, on_event: OnEvent
+    ) -> None:
         self._dialler = dialler
+        self._dial_ahead = dial_ahead
         self._book = book
         self._on_event = on_event
-        self._lost: dict[ID, trio.Event] = {}
+        self._connected: dict[ID, trio.Event] = {}
+        """Peers that are connected, each with what is set when it is not any more."""
         self._let_go: set[ID] = set()
         self._returning: set[ID] = set()
         self._bootstrap: set[ID] = set()
@@ -233,14 +239,14 @@ class Contacts:
     def up(self, peer: ID) -> None:
         """Note that a peer is connected."""
         self._let_go.discard(peer)
-        self._lost[peer] = trio.Event()
+        self._connected[peer] = trio.Event()
 
     def down(self, peer: ID, *, let_go: bool) -> None:
         """Note that a peer is not connected any more; `let_go` when one of us has more neighbours than it wants."""
         if let_go and peer in self._bootstrap:
             self._let_go.add(peer)
-        if peer in self._lost:
-            self._lost.pop(peer).set()
+        if peer in self._connected:
+            self._connected.pop(peer).set()
 
     async def keep_bootstrap(self, peer: ID, address: Multiaddr, text: str) -> None:
         """Stay connected to a bootstrap peer, for ever; an outage is reported once.
@@ -254,10 +260,10 @@ class Contacts:
             reason = await self._dialler.connect(peer)
             if reason is None:
                 delay_s, reported = RETRY_FIRST_S, False
-                if peer in self._lost:
-                    await self._lost[peer].wait()
-                while peer in self._let_go and self._lost:
-                    await next(iter(self._lost.values())).wait()
+                if peer in self._connected:
+                    await self._connected[peer].wait()
+                while peer in self._let_go and self._connected:
+                    await next(iter(self._connected.values())).wait()
             elif not reported:
                 self._on_event(BootstrapFailed(text, reason))
                 reported = True
@@ -265,7 +271,10 @@ class Contacts:
             delay_s = min(2 * delay_s, BOOTSTRAP_RETRY_MAX_S)
 
     async def bring_back(self, peer: ID) -> None:
-        """Try for half a minute to reach a neighbour that was lost; it may be restarting, or the network may."""
+        """Try for half a minute to reach a neighbour that was lost; it may be restarting, or the network may.
+
+        Whoever comes and breaks off gets no more of our dials than one that is only heard of.
+        """
         if peer in self._bootstrap or peer in self._returning:
             return
         self._returning.add(peer)
@@ -273,8 +282,9 @@ class Contacts:
             for attempt in range(RECONNECT_ATTEMPTS):
                 # Both sides try; the jitter keeps them from meeting half way and ending up with two connections.
                 await trio.sleep(_jittered(RETRY_FIRST_S * 2**attempt))
-                if await self._dialler.connect(peer) is None:
+                if peer in self._connected:
                     return
+                self._dial_ahead(peer)
         finally:
             self._returning.discard(peer)
 

@@ -4,7 +4,7 @@ Source: https://github.com/libp2p/specs/blob/master/discovery/mdns.md
 """
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
@@ -12,7 +12,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 from zeroconf import RecordUpdate, RecordUpdateListener, ServiceBrowser, ServiceInfo, Zeroconf
 
-from p2pagent.net.discovery import ADDRESSES_PER_PEER_MAX, DIALS_MAX, parse_address
+from p2pagent.net.discovery import ADDRESSES_PER_PEER_MAX, parse_address
 from p2pagent.net.guards import Guard
 
 SERVICE_TYPE = "_p2p._udp.local."
@@ -22,9 +22,6 @@ NAME_BYTES = 16
 UNUSED_PORT = 4001
 """DNS-SD wants one; what counts are the ports in the addresses."""
 
-HEARD_MAX = 64
-"""Announcements that may wait to be followed up."""
-
 INTERFACES_EVERY_S = 60.0
 
 
@@ -33,36 +30,32 @@ class Multicast(RecordUpdateListener):
 
     Libp2p's own opens its sockets when the host is built, blocks the event loop for 1.6 s at the start and, at the end,
     for 18 s per announcement that anyone made without saying where: it asks back, one after another. Nobody is asked
-    back here; what is heard is queued, and what finds the queue full is forgotten until it is announced again.
+    back here.
     """
 
     def __init__(
         self,
         own: ID,
         addresses: Callable[[], tuple[str, ...]],
-        found: Callable[[ID, list[Multiaddr]], Awaitable[None]],
+        found: Callable[[ID, list[Multiaddr]], None],
         guard: Guard,
     ) -> None:
-        """`addresses` tells what to announce, each with the peer id at its end; `found` connects."""
+        """`addresses` tells what to announce, each with the peer id at its end; `found` is to connect."""
         self._own = own
         self._addresses = addresses
         self._found = found
         self._guard = guard
-        self._hear, self._heard = trio.open_memory_channel[bytes](HEARD_MAX)
         self._token: trio.lowlevel.TrioToken | None = None
 
     async def run(self) -> None:
         """Announce and listen until cancelled; what fails is tried again, and so are new addresses announced."""
         self._token = trio.lowlevel.current_trio_token()
-        async with trio.open_nursery() as nursery:
-            for _ in range(DIALS_MAX):
-                nursery.start_soon(self._follow)
-            while True:
-                try:
-                    await self._announce(self._addresses())
-                except Exception as error:
-                    self._guard.caught("mDNS", error)
-                    await trio.sleep(INTERFACES_EVERY_S)
+        while True:
+            try:
+                await self._announce(self._addresses())
+            except Exception as error:
+                self._guard.caught("mDNS", error)
+                await trio.sleep(INTERFACES_EVERY_S)
 
     async def _announce(self, addresses: tuple[str, ...]) -> None:
         """Announce these addresses for as long as they are ours: sockets belong to the interfaces of their time."""
@@ -105,20 +98,15 @@ class Multicast(RecordUpdateListener):
             record, text = update.new, getattr(update.new, "text", None)  # only TXT records have one
             if text is not None and record.ttl and record.name.lower().endswith(f".{SERVICE_TYPE}"):
                 with suppress(trio.RunFinishedError):
-                    self._token.run_sync_soon(self._queue, text)
+                    self._token.run_sync_soon(self._follow, text)
 
-    def _queue(self, text: bytes) -> None:
-        with suppress(trio.WouldBlock):
-            self._hear.send_nowait(text)
-
-    async def _follow(self) -> None:
-        async for text in self._heard:
-            try:
-                peer, addresses = _announced(text)
-                if peer is not None and peer != self._own:
-                    await self._found(peer, addresses)
-            except Exception as error:
-                self._guard.caught("mDNS", error)
+    def _follow(self, text: bytes) -> None:
+        try:
+            peer, addresses = _announced(text)
+            if peer is not None and peer != self._own:
+                self._found(peer, addresses)
+        except Exception as error:
+            self._guard.caught("mDNS", error)
 
 
 def _announced(text: bytes) -> tuple[ID | None, list[Multiaddr]]:

@@ -32,9 +32,9 @@ class Neighbours:
         return peer in self._up_s
 
     @property
-    def full(self) -> bool:
-        """Whether one more would be one too many."""
-        return len(self._up_s) - len(self._leaving) >= self._bound
+    def room(self) -> int:
+        """How many more there may be before somebody has to go."""
+        return self._bound - len(self._up_s) + len(self._leaving)
 
     def up(self, peer: ID, now_s: float) -> bool:
         """Note a new connection; True when it is the only one of this peer."""
@@ -57,7 +57,7 @@ class Neighbours:
     def let_go(self, newcomer: ID, now_s: float) -> list[ID]:
         """Choose whom to disconnect so that `newcomer` has room; those chosen count as gone from now on."""
         chosen = []
-        while len(self._up_s) - len(self._leaving) > self._bound:
+        while self.room < 0:
             staying = [peer for peer in self._up_s if peer not in self._leaving]
             kept = [peer for peer in staying if peer in self._bootstrap]
             spared = {newcomer, *kept} if len(kept) == 1 else {newcomer}

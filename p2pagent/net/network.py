@@ -14,6 +14,7 @@ from trio_typing import TaskStatus
 
 from p2pagent.errors import bare_local_errors
 from p2pagent.keys import Ed25519Keys
+from p2pagent.net.ahead import Ahead
 from p2pagent.net.cells import Cells
 from p2pagent.net.discovery import (
     AddressBook,
@@ -71,9 +72,10 @@ class Network:
         self._swarm = cast(GuardedSwarm, self._host.get_network())
         self._book = AddressBook()
         self._dialler = Dialler(self._host, self._book)
-        self._contacts = Contacts(self._dialler, self._book, self._emit)
-        self._cells = Cells(self._host, self._dialler, self._book, self._guard)
         self._neighbours = Neighbours(config.neighbours_max, {peer for peer, _, _ in self._bootstrap})
+        self._ahead = Ahead(self._dialler, lambda: self._neighbours.room, self._start)
+        self._contacts = Contacts(self._dialler, self._dial_ahead, self._book, self._emit)
+        self._cells = Cells(self._host, self._dialler, self._book, self._guard)
         self._lanes = Lanes(self._host, self._dialler.connect, self._exchanged, config, self._emit, self._tally)
         for protocol in protocols:
             self._host.set_stream_handler(TProtocol(protocol), self._lanes.handle)
@@ -143,8 +145,7 @@ class Network:
             found = peer_id_of(peer)
         except ValueError:
             return
-        if not self._neighbours.full:
-            self._start(self._dialler.connect, found)
+        self._dial_ahead(found)
 
     def disconnect(self, peer: PeerId) -> None:
         """Start closing the connections to a peer; it is not dialled again before there is something to send."""
@@ -210,14 +211,17 @@ class Network:
         if self._tasks is not None:
             self._tasks.start_soon(task, *args)
 
+    def _dial_ahead(self, peer: ID) -> None:
+        if self._tasks is not None:
+            self._ahead.dial(peer)
+
     def _learn(self, peer: ID, addresses: list[Multiaddr]) -> None:
         self._book.learn(peer, addresses)
         self._swarm.unblock_peer(peer)
 
-    async def _heard(self, peer: ID, addresses: list[Multiaddr]) -> None:
+    def _heard(self, peer: ID, addresses: list[Multiaddr]) -> None:
         self._learn(peer, addresses)
-        if not self._neighbours.full:
-            await self._dialler.connect(peer)
+        self._dial_ahead(peer)
 
     def _exchanged(self, peer: ID) -> None:
         self._neighbours.exchanged(peer, trio.current_time())

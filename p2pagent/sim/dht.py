@@ -1,6 +1,7 @@
 """The DHT as the daemon sees it: the latest providers of a cell, some of them dead by now."""
 
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Container
 from random import Random
 
 from p2pagent.types import PeerId
@@ -11,9 +12,9 @@ LOOKUP_MS = 200
 PROVIDERS_MAX = 20
 """Of a cell the latest so many are known; libp2p's provider store holds one bucket."""
 
-FOUND_MAX = 16
-SPARE_CHECKS = 3
-"""Providers dialled at once beyond those wanted."""
+FOUND_MAX = 4
+CHECKS_MAX = 7
+"""Providers that are wanted, and that are dialled at a time; as in the daemon (`driver.py`, `net/cells.py`)."""
 
 
 class Dht:
@@ -31,7 +32,23 @@ class Dht:
         if len(known) > PROVIDERS_MAX:
             known.popitem(last=False)
 
-    def tried(self, cell: str, but: PeerId) -> list[PeerId]:
-        """Providers of `cell` other than `but` whom a look-up dials, dead ones among them, in random order."""
-        others = [peer for peer in self._providers.get(cell, ()) if peer != but]
-        return self._rng.sample(others, min(FOUND_MAX + SPARE_CHECKS, len(others)))
+    def find(
+        self, cell: str, seeker: PeerId, near: Container[PeerId], answers: Callable[[PeerId], bool | None]
+    ) -> tuple[list[PeerId], bool]:
+        """The providers of `cell` that `seeker` finds alive, and whether it was kept waiting by one that is dark.
+
+        Those `near` are tried first, the others in random order, until enough answer. `answers` is False where a dial
+        is refused, so that the next can be tried, and None where nothing ever comes back.
+        """
+        others = [peer for peer in self._providers.get(cell, ()) if peer != seeker]
+        self._rng.shuffle(others)
+        alive: list[PeerId] = []
+        dark = 0
+        for tried, peer in enumerate(sorted(others, key=lambda peer: peer not in near)):
+            if dark == CHECKS_MAX or (tried >= CHECKS_MAX and len(alive) >= FOUND_MAX):
+                break
+            answer = answers(peer)
+            dark += answer is None
+            if answer:
+                alive.append(peer)
+        return alive, dark > 0

@@ -73,41 +73,42 @@ def _drop(ranking: list[tuple[float, int]], place: tuple[float, int]) -> None:
 
 
 class Death(Struct, eq=False):
-    """A peer that is gone, and who held its record and has not noticed yet."""
+    """A peer that is gone, and who followed a cell of it and has not noticed yet."""
 
     peer: PeerId
     at_ms: int
-    holders: int
+    followers: int
     unsuspecting: set[PeerId]
     believing: set[PeerId]
 
 
 class Deaths:
-    """Follows deaths until `KNOWN_SHARE` of those who held the record of the dead know of it, or are dead too."""
+    """Follows deaths until `KNOWN_SHARE` of those who followed a cell of the dead know of it, or are dead too."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._open: list[Death] = []
+        self.open: list[Death] = []
+        """Those that are followed."""
         self.suspected_ms: list[int] = []
         self.gone_ms: list[int] = []
         self.unknown = 0
 
-    def follow(self, peer: PeerId, holders: list[PeerId]) -> None:
-        """`peer` has died; `holders` have its record."""
-        if holders and self.has_room:
-            self._open.append(Death(peer, self._world.now_ms, len(holders), set(holders), set(holders)))
+    def follow(self, peer: PeerId, followers: list[PeerId]) -> None:
+        """`peer` has died; `followers` have it among their members."""
+        if followers and self.has_room:
+            self.open.append(Death(peer, self._world.now_ms, len(followers), set(followers), set(followers)))
 
     @property
     def has_room(self) -> bool:
         """Whether one more would be followed."""
-        return len(self._open) < FOLLOWED_MAX
+        return len(self.open) < FOLLOWED_MAX
 
     def look(self) -> None:
         """See who knows by now."""
         still = []
-        for death in self._open:
+        for death in self.open:
             passed_ms = self._world.now_ms - death.at_ms
-            few = (1 - KNOWN_SHARE) * death.holders
+            few = (1 - KNOWN_SHARE) * death.followers
             were = len(death.unsuspecting) > few
             death.unsuspecting = {name for name in death.unsuspecting if self._calls(name, death.peer)}
             death.believing = {name for name in death.believing if self._holds(name, death.peer)}
@@ -119,7 +120,7 @@ class Deaths:
                 self.unknown += self._world.node(death.peer) is None
             else:
                 still.append(death)
-        self._open = still
+        self.open = still
 
     def _holds(self, holder: PeerId, dead: PeerId) -> bool:
         node = self._world.node(holder)

@@ -13,7 +13,7 @@ from p2pagent.types import PeerId
 class Node(Struct, eq=False):
     """A simulated device from its start to its end. `skew_ms` is what its clock is ahead of the world's.
 
-    `sent` and `received` count bytes of frames by protocol, `calls` messages sent by type.
+    `sent` and `received` count bytes of frames by protocol, `kinds` messages sent by type.
     """
 
     name: PeerId
@@ -25,6 +25,8 @@ class Node(Struct, eq=False):
     failing: dict[PeerId, int] = field(default_factory=dict)
     """Dials that will fail, and when."""
     planned: dict[str, int] = field(default_factory=dict)
+    unlisted: tuple[str, ...] = ()
+    """Cells of which the DHT is to be told once there is a connection."""
     sent: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
     kinds: Counter[type] = field(default_factory=Counter)

@@ -40,6 +40,6 @@ def draw(results: Results, samples: Samples, file: Path) -> None:
         if times_ms:
             deaths.ecdf([ms / 1000 for ms in times_ms], label=label)
             deaths.legend()
-    deaths.set(xlabel="s after a death, until 99 % know", ylabel="share of deaths", title="deaths")
+    deaths.set(xlabel="s after a death, until 99 % of its cell know", ylabel="share of deaths", title="deaths")
 
     figure.savefig(file, dpi=120)

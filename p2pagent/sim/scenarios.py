@@ -34,8 +34,12 @@ class Scenario(Struct, frozen=True):
     """Peers that claim to be good at everything."""
     flatterers: float = 0.0
     """Peers that quote no wait, however many wait."""
+    braggarts: float = 0.0
+    """Peers whose heartbeats say that nobody waits there, and any nonsense of what they did."""
     idlers: float = 0.0
     """Peers that take questions and never answer."""
+    quitters: float = 0.0
+    """Peers that offer a slot, and have none once they are given the question."""
     slanderers: float = 0.0
     """Peers that accuse, in each of their messages, somebody who is alive."""
     checked_share: float = 0.25
@@ -52,11 +56,13 @@ SCENARIOS: dict[str, Scenario] = {
         "Gossip is 600 ms late each way, and clocks are off by up to 20 s.", gossip_delay_ms=600, skew_ms=20_000
     ),
     "liars": Scenario(
-        "A fifth of the peers lies: of skill, of waits, takes questions to no end, accuses the living.",
-        boasters=0.05,
-        flatterers=0.05,
-        idlers=0.05,
-        slanderers=0.05,
+        "A quarter of the peers lies: of skill, waits or work done; never answers; gives up; slanders.",
+        boasters=0.04,
+        flatterers=0.04,
+        braggarts=0.04,
+        idlers=0.04,
+        quitters=0.04,
+        slanderers=0.04,
     ),
     "scale": Scenario("Ten thousand peers, a question each.", peers=10_000, minutes=10.0, load=0.0015),
 }

@@ -1,6 +1,7 @@
 """One run of a scenario: peers start, ask, leave and come back, all in virtual time; `Results` says how it went.
 
-The network settles first, then it is measured; answers that are still awaited at the end are waited for a while.
+The network settles first, then it is measured. Answers that are still awaited at the end are waited for a while, and so
+are those who have not noticed a death: otherwise only what was noticed soon would count.
 Everything random follows from the seed, and `Results.digest` is over all frames and answers: one seed replays one run
 to the byte.
 """
@@ -18,6 +19,7 @@ from p2pagent.config import Preferences
 from p2pagent.peer.events import AgentsChanged
 from p2pagent.peer.messages import Call
 from p2pagent.peer.peer import Peer
+from p2pagent.peer.readers import heartbeat_in, record_in
 from p2pagent.sim.demand import OUTPUT_TOKENS, PROMPT_TOKENS, Asking, draw_asking
 from p2pagent.sim.liars import Lie, LyingPeer, boasting, corrupt
 from p2pagent.sim.links import accessed, lossy, partitioned
@@ -40,6 +42,9 @@ CONTACTS_FIRST = 3
 
 BACK_SHARE = 0.5
 """Of those that join while others leave, peers that have left before; the others are new."""
+
+READ_PER_PEER = 4
+"""Records and heartbeats of each, of which somebody may still speak."""
 
 AWAY_MS = 30_000
 """A peer that left is gone for at least so long."""
@@ -103,9 +108,11 @@ class Stage:
         self._questions.collect()
         for name in self._present:
             self._course.traffic.end(self._node(name), self._end_ms)
-        while len(self._questions) and self.world.now_ms < self._end_ms + AWAIT_MS:
+        deaths = self._course.deaths
+        while deaths.open or (len(self._questions) and self.world.now_ms < self._end_ms + AWAIT_MS):
             self.world.run(self.world.now_ms + LOOK_MS)
             self._questions.collect()
+            deaths.look()
         progress(self._end_ms - START_MS)
         nodes = [self._node(name) for name in self._present]
         found = results(self._course, nodes, self._name, len(self._seats), self._seed, self._scenario.minutes)
@@ -157,7 +164,9 @@ class Stage:
         lies: tuple[tuple[Lie, float], ...] = (
             ("boasts", self._scenario.boasters),
             ("flatters", self._scenario.flatterers),
+            ("brags", self._scenario.braggarts),
             ("idles", self._scenario.idlers),
+            ("quits", self._scenario.quitters),
             ("slanders", self._scenario.slanderers),
         )
         for lie, share in lies:
@@ -195,7 +204,10 @@ class Stage:
         self._plan(self.world.now_ms + round(self._rng.expovariate(per_ms)), self._leave)
 
     def _leave(self) -> None:
-        """Somebody goes without a word; somebody else, at another moment, takes the seat."""
+        """Somebody goes without a word; somebody else, at another moment, takes the seat. The last one stays."""
+        self._leave_next()
+        if len(self._present) == 1:
+            return
         name = self._rng.choice(self._present)
         agent, seat = self._agents.pop(name), self._seat_of.pop(name)
         node = self._node(name)
@@ -205,19 +217,19 @@ class Stage:
         self._experts.leave(agent)
         self._course.traffic.end(node, self.world.now_ms)
         self._course.calls += node.kinds[Call]
-        holders = self._holders(name) if self._course.deaths.has_room else []
+        followers = self._followers(name) if self._course.deaths.has_room else []
         self.world.crash(name, silent=self._rng.random() < self._scenario.silent_share)
-        self._course.deaths.follow(name, holders)
+        self._course.deaths.follow(name, followers)
         self._course.died += 1
         self._questions.abandon(name)
         seat.peer = None
         self._left.append((self.world.now_ms, agent))
         self._empty.append(seat)
         self._plan(self.world.now_ms + self._rng.randrange(5_000), self._join)
-        self._leave_next()
 
-    def _holders(self, name: PeerId) -> list[PeerId]:
-        return [other for other in self._present if self._node(other).peer.directory.get(name) is not None]
+    def _followers(self, name: PeerId) -> list[PeerId]:
+        """Those who follow a cell of it. Others may hold its record, but are told nothing: they see when they call."""
+        return [other for other in self._present if name in self._node(other).peer.directory.members]
 
     def _node(self, name: PeerId) -> Node:
         node = self.world.node(name)
@@ -239,11 +251,9 @@ class Stage:
 
     def _ask(self, asking: Asking) -> None:
         self._ask_next()
-        seat = self._seats[asking.seat]
-        while seat.peer is None:
-            seat = self._rng.choice(self._seats)
+        asker = self._seats[asking.seat].peer or self._rng.choice(self._present)
         checked = self._rng.random() < self._scenario.checked_share
-        self._questions.ask(asking.question, seat.peer, self._agents[seat.peer], checked=checked)
+        self._questions.ask(asking.question, asker, self._agents[asker], checked=checked)
 
 
 def length_ms(scenario: Scenario) -> int:
@@ -253,16 +263,21 @@ def length_ms(scenario: Scenario) -> int:
 
 def play(name: str, scenario: Scenario, seed: int, progress: Callable[[int], None]) -> tuple[Results, Samples]:
     """One run of `scenario`, called `name`; `progress` is told how many milliseconds of it are over."""
-    with _collecting_seldom():
+    with _for_thousands(scenario.peers):
         return Stage(name, scenario, seed).run(progress)
 
 
 @contextmanager
-def _collecting_seldom() -> Iterator[None]:
-    """Millions of objects live to the end of a run: to look through them for cycles again and again is a waste."""
-    thresholds = gc.get_threshold()
+def _for_thousands(peers: int) -> Iterator[None]:
+    """All peers share what each of them has read: in one process that need not be kept a hundred times.
+
+    Millions of objects live to the end of a run: to look through them for cycles again and again is a waste.
+    """
+    thresholds, kept = gc.get_threshold(), (record_in.most, heartbeat_in.most)
     gc.set_threshold(200_000, 20, 100)
+    record_in.most, heartbeat_in.most = (most + READ_PER_PEER * peers for most in kept)
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
+        record_in.most, heartbeat_in.most = kept

@@ -187,6 +187,8 @@ class World:
 
     def _step(self, node: Node, event: Event) -> None:
         self.events += 1
+        if node.unlisted and isinstance(event, PeerUp):
+            self._list(node)
         effects = node.peer.handle(event, self.now_ms + node.skew_ms)
         if self._observe is not None:
             self._observe(Handled(self.now_ms, node.name, event, tuple(effects)))
@@ -218,8 +220,8 @@ class World:
             case Find(query, cell):
                 self._find(node, query, cell)
             case Provide(cells):
-                for cell in cells:
-                    self._dht.provide(name, cell)
+                node.unlisted = cells
+                self._list(node)
             case Learn(peer):
                 if peer not in node.contacts and len(node.contacts) < CONTACTS_MAX:
                     self._dial(node, peer, ahead=True)
@@ -326,13 +328,22 @@ class World:
         if far is not None and far.contacts.pop(node.name, None) is not None:
             self._push(self.now_ms + (self._link(node.name, peer, self.now_ms) or 0), far, PeerIdle(node.name))
 
+    def _list(self, node: Node) -> None:
+        """Tell the DHT what `node` serves; without a connection nobody takes note, and it is told at the next."""
+        if node.contacts:
+            for cell in node.unlisted:
+                self._dht.provide(node.name, cell)
+            node.unlisted = ()
+
     def _find(self, node: Node, query: str, cell: str) -> None:
-        """Look up a cell, and dial its providers at once; those that do not answer cost the dial's time."""
-        tried = self._dht.tried(cell, node.name)
-        alive = [peer for peer in tried if peer in self._nodes][:FOUND_MAX]
-        silent = any(self._gone.get(peer, False) for peer in tried if peer not in self._nodes)
+        """Look up a cell, and dial its providers; one that is dark costs the dial's time."""
+        alive, dark = self._dht.find(cell, node.name, node.contacts, self._answers)
         for peer in alive:
             if peer not in node.contacts:
                 self._dial(node, peer, ahead=True)
-        found_ms = self.now_ms + (DIAL_LIMIT_MS if silent else LOOKUP_MS)
-        self._push(found_ms, node, ProvidersFound(query, cell, tuple(alive)))
+        found_ms = self.now_ms + (DIAL_LIMIT_MS if dark else LOOKUP_MS)
+        self._push(found_ms, node, ProvidersFound(query, cell, tuple(alive[:FOUND_MAX])))
+
+    def _answers(self, peer: PeerId) -> bool | None:
+        """Whether `peer` takes a connection; None if it is dark."""
+        return peer in self._nodes or (None if self._gone.get(peer, False) else False)

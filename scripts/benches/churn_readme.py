@@ -22,8 +22,8 @@ def churn(rows: list[dict[str, Any]]) -> str:
         "had each asked its own agent": [f"{row['accuracy_local']['value']:.1%}" for row in rows],
         "latency, mean, ms": [spread(row["latency_ms_mean"], 0) for row in rows],
         "added by churn, ms": [spread(row["latency_ms_added"], 0) for row in rows],
-        "a death suspected by 99 % of those who know the peer, s": [spread(row["suspected_s"], 1) for row in rows],
-        "declared by 99 %, s": [spread(row["gone_s"], 1) for row in rows],
+        "a death suspected by 99 % of those who follow its cell, s": [spread(row["suspected_s"], 1) for row in rows],
+        "known to them, s": [spread(row["gone_s"], 1) for row in rows],
     }
     (head, cells), *body = lines.items()
     drawn = [f"| {head} | {' | '.join(cells)} |", f"|---|{'---|' * len(cells)}"]

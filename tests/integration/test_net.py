@@ -497,6 +497,20 @@ async def test_a_newcomer_is_let_in_and_whoever_was_idle_longest_let_go(tmp_path
             assert not any(isinstance(event, PeerIdle) for event in one.events)
 
 
+async def test_ahead_of_need_no_more_are_dialled_than_there_is_room_for(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(node(tmp_path)) for _ in range(6)]
+        a = await stack.enter_async_context(node(tmp_path, neighbours_max=2))
+        for other in others:
+            a.knows(other)
+            a.network.connect(other.peer)
+        with trio.fail_after(LIMIT_S):
+            while a.network._ahead._waiting or a.network._ahead._under_way:
+                await trio.sleep(0.01)
+        assert sum(isinstance(event, PeerUp) for event in a.events) == 2
+        assert not any(isinstance(event, PeerIdle) for event in a.events)
+
+
 async def test_the_last_bootstrap_peer_is_kept(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(node(tmp_path))

@@ -1,17 +1,45 @@
-"""The driver and the store: what was learned last is what is kept, however tasks are scheduled."""
+"""The driver and its clock, its store and the DHT."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
-from p2pagent.driver import Driver
-from p2pagent.peer.effects import Effect, Learned
-from p2pagent.peer.events import Event, Leave
+from p2pagent.driver import LATE_MS, Driver
+from p2pagent.listing import RETRY_FIRST_S, RETRY_MAX_S
+from p2pagent.peer.effects import Effect, Learned, Provide, SetTimer
+from p2pagent.peer.events import Event, Leave, PeerDown, PeerIdle, PeerUp, Received, Timer, TimerFired
+from p2pagent.peer.gossip_messages import Nack
 from p2pagent.types import AgentRef
 from tests.scenario import START_MS
 from tests.strangers import ALICE, BOB
+
+
+class Ether:
+    """A transport that takes everything; the DHT takes note once somebody is `near`."""
+
+    def __init__(self) -> None:
+        self.near = False
+        self.provided: list[tuple[float, str]] = []
+
+    async def provide(self, cell: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.provided.append((trio.current_time(), cell))
+        return self.near
+
+
+class Scripted:
+    """A peer that does on an event what `script` says, and notes events."""
+
+    def __init__(self, script: Callable[[Event], list[Effect]]) -> None:
+        self.seen: list[Event] = []
+        self.script = script
+
+    def handle(self, event: Event, _now_ms: int) -> list[Effect]:
+        self.seen.append(event)
+        return self.script(event)
 
 
 class Learner:
@@ -42,7 +70,7 @@ class Shelf:
 @pytest.mark.parametrize("together", [1, 3])
 async def test_what_was_learned_last_is_what_is_kept(nursery: trio.Nursery, together: int) -> None:
     peer, shelf = Learner(), Shelf()
-    driver = Driver(peer, None, {}, shelf, lambda: START_MS)  # type: ignore[arg-type]
+    driver = Driver(peer, Ether(), {}, shelf, lambda: START_MS)  # type: ignore[arg-type]
     await nursery.start(driver.run)
     for _ in range(20):
         for _ in range(together):
@@ -51,3 +79,107 @@ async def test_what_was_learned_last_is_what_is_kept(nursery: trio.Nursery, toge
     await trio.testing.wait_all_tasks_blocked()
     assert set(shelf.kept.values()) == {str(20 * together).encode()}
     assert len(shelf.kept) == 2
+
+
+DUE_MS = START_MS + 1_000
+ALARM = TimerFired(Timer("probe"))
+ACK = Received(ALICE.peer, Nack(1))
+
+
+class Wall:
+    """A clock that the test can let jump, as after a stall."""
+
+    def __init__(self) -> None:
+        self.lost_s = 0.0
+
+    def __call__(self) -> int:
+        return START_MS + round(1000 * (trio.current_time() + self.lost_s))
+
+
+@pytest.fixture
+def autojump_clock() -> MockClock:
+    return MockClock(autojump_threshold=0)
+
+
+def waiting(event: Event) -> list[Effect]:
+    """Sets a timer at the start."""
+    return [SetTimer(DUE_MS, ALARM.timer)] if isinstance(event, Leave) else []
+
+
+async def started(nursery: trio.Nursery, peer: Scripted, clock: Callable[[], int], ether: Ether) -> Driver:
+    driver = Driver(peer, ether, {}, None, clock)  # type: ignore[arg-type]
+    await nursery.start(driver.run)
+    driver.put(Leave())
+    await trio.testing.wait_all_tasks_blocked()
+    return driver
+
+
+@pytest.mark.parametrize("tasks_on_the_way", [0, 1, 8])
+async def test_after_a_stall_what_was_sent_in_time_comes_before_the_timer(
+    nursery: trio.Nursery, autojump_clock: MockClock, tasks_on_the_way: int
+) -> None:
+    """What waits in a socket passes from task to task before it waits in the driver's queue."""
+    wall, peer = Wall(), Scripted(waiting)
+    driver = await started(nursery, peer, wall, Ether())
+
+    async def arrive() -> None:
+        await trio.sleep(0.5)
+        wall.lost_s = 3.0  # nothing ran in that time
+        driver._wake.set()
+        for _ in range(tasks_on_the_way):
+            await trio.lowlevel.checkpoint()
+        driver.put(ACK)
+
+    nursery.start_soon(arrive)
+    await trio.sleep(2)
+    assert peer.seen[1:] == [ACK, ALARM]
+
+
+async def test_a_timer_that_is_not_late_goes_first(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    wall, peer = Wall(), Scripted(waiting)
+    driver = await started(nursery, peer, wall, Ether())
+    wall.lost_s = (1_000 + LATE_MS) / 1000
+    driver.put(ACK)
+    await trio.testing.wait_all_tasks_blocked()
+    assert peer.seen[1:] == [ALARM, ACK]
+
+
+async def test_whoever_talks_without_end_does_not_keep_timers_from_firing(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Each message takes a second to handle and is followed by two: the driver never catches up."""
+    wall = Wall()
+
+    def flooded(event: Event) -> list[Effect]:
+        if isinstance(event, Received) and len(peer.seen) < 1_000:
+            wall.lost_s += 1.0
+            driver.put(ACK)
+            driver.put(ACK)
+        return waiting(event)
+
+    peer = Scripted(flooded)
+    driver = await started(nursery, peer, wall, Ether())
+    driver.put(ACK)
+    await trio.sleep(10)
+    assert peer.seen.index(ALARM) < 10
+
+
+async def test_what_the_dht_did_not_take_is_told_again_and_at_the_first_connection(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    peer, ether = Scripted(lambda event: [Provide(("cell",))] if isinstance(event, Leave) else []), Ether()
+    driver = await started(nursery, peer, Wall(), ether)
+    await trio.sleep(RETRY_FIRST_S + 1)
+    assert ether.provided == [(0, "cell"), (RETRY_FIRST_S, "cell")]
+    driver.put(PeerUp(ALICE.peer))
+    driver.put(PeerUp(BOB.peer))
+    await trio.testing.wait_all_tasks_blocked()
+    assert ether.provided[2:] == [(RETRY_FIRST_S + 1, "cell")]
+    driver.put(PeerDown(ALICE.peer))
+    driver.put(PeerIdle(BOB.peer))
+    ether.near = True
+    driver.put(PeerUp(BOB.peer))
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(ether.provided) == 4
+    await trio.sleep(10 * RETRY_MAX_S)
+    assert len(ether.provided) == 4

@@ -58,7 +58,7 @@ def test_the_least_needed_goes_and_never_the_newcomer(history: list[tuple[str, I
                 del up_s[one]
                 frame_s.pop(one, None)
         assert len(neighbours) == len(up_s)
-        assert neighbours.full == (len(up_s) >= BOUND)
+        assert neighbours.room == BOUND - len(up_s)
 
 
 def test_a_flood_of_newcomers_pushes_out_newcomers_only() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from p2pagent import driver, net
 from p2pagent.peer.effects import Effect, Find, Learn, Provide, Send, SetTimer, Shun
 from p2pagent.peer.events import (
     Event,
@@ -21,7 +22,7 @@ from p2pagent.peer.gossip_messages import Nack
 from p2pagent.peer.messages import Release
 from p2pagent.peer.wire import GOSSIP_PROTOCOL, QUERY_PROTOCOL, encode
 from p2pagent.sim.contacts import BUSY_MS, CONTACTS_MAX, DIAL_LIMIT_MS, DIAL_ROUND_TRIPS, SILENCE_MS
-from p2pagent.sim.dht import FOUND_MAX, LOOKUP_MS, PROVIDERS_MAX
+from p2pagent.sim.dht import CHECKS_MAX, FOUND_MAX, LOOKUP_MS, PROVIDERS_MAX
 from p2pagent.sim.keys import SimKeys
 from p2pagent.sim.world import World
 from p2pagent.types import PeerId
@@ -260,6 +261,8 @@ class TestDht:
     def test_names_some_of_the_latest_providers_and_connects_to_them(self) -> None:
         stage = Stage(*NAMES)
         for number, name in enumerate(NAMES[1:41]):
+            stage.world.connect(name, B)
+            stage.world.connect(name, C)
             stage.do(name, Provide(("cell", "other")), at_ms=number)
         stage.world.run(100)
         stage.do(A, Find("q", "cell"))
@@ -269,11 +272,41 @@ class TestDht:
         assert (at_ms, found.query, found.cell) == (100 + LOOKUP_MS, "q", "cell")
         assert len(found.peers) == FOUND_MAX == len(set(found.peers))
         assert set(found.peers) <= set(NAMES[41 - PROVIDERS_MAX : 41])
-        assert {event.peer for _, event in stage.saw(A, PeerUp)} == set(found.peers)  # type: ignore[union-attr]
+        dialled = {event.peer for _, event in stage.saw(A, PeerUp)}  # type: ignore[union-attr]
+        assert len(dialled) == CHECKS_MAX
+        assert dialled > set(found.peers)
+
+    def test_as_many_are_found_and_tried_as_by_the_daemon(self) -> None:
+        assert FOUND_MAX == driver.PROVIDERS_MAX
+        assert CHECKS_MAX == driver.PROVIDERS_MAX + net.cells.SPARE_CHECKS
+
+    @pytest.mark.parametrize(("dark", "takes_ms"), [(0, LOOKUP_MS), (3, DIAL_LIMIT_MS), (CHECKS_MAX, DIAL_LIMIT_MS)])
+    def test_those_that_refuse_make_way_for_others_and_those_that_are_dark_do_not(
+        self, dark: int, takes_ms: int
+    ) -> None:
+        stage = Stage(*NAMES)
+        providers = NAMES[1 : PROVIDERS_MAX + 1]
+        for name in providers:
+            stage.world.connect(name, NAMES[100])
+            stage.do(name, Provide(("cell",)))
+        stage.world.run(10)
+        for number, name in enumerate(providers[:-1]):
+            stage.world.crash(name, silent=number < dark)
+        found: set[PeerId] = set()
+        for number in range(40):
+            stage.do(A, Find(f"{number}", "cell"))
+            stage.world.run(stage.world.now_ms + 10_000)
+        for at_ms, event in stage.saw(A, ProvidersFound):
+            assert isinstance(event, ProvidersFound)
+            assert event.peers == (providers[-1],) or (dark == CHECKS_MAX and not event.peers)
+            assert (at_ms - 10) % 10_000 == takes_ms
+            found.update(event.peers)
+        assert found == {providers[-1]}
 
     @pytest.mark.parametrize(("silent", "takes_ms"), [(True, DIAL_LIMIT_MS), (False, LOOKUP_MS)])
     def test_the_dead_are_not_named_and_cost_time_if_they_are_dark(self, takes_ms: int, *, silent: bool) -> None:
         stage = Stage(A, B, C)
+        stage.world.connect(B, C)
         stage.do(B, Provide(("cell",)))
         stage.do(C, Provide(("cell",)))
         stage.world.run(10)
@@ -282,8 +315,22 @@ class TestDht:
         stage.world.run(10_000)
         assert stage.saw(A, ProvidersFound) == [(10 + takes_ms, ProvidersFound("", "cell", (C,)))]
 
+    def test_whoever_knows_nobody_is_listed_at_its_first_connection(self) -> None:
+        stage = Stage(A, B, C)
+        stage.do(B, Provide(("early", "cell")))
+        stage.do(B, Provide(("late", "cell")))
+        for number, cell in enumerate(("cell", "late", "early")):
+            stage.do(A, Find(f"before {number}", cell), at_ms=10 + number)
+        stage.do(B, Send(C, nack()), at_ms=1_000)
+        for number, cell in enumerate(("cell", "late", "early")):
+            stage.do(A, Find(f"after {number}", cell), at_ms=2_000 + number)
+        stage.world.run(10_000)
+        found = [event.peers for _, event in stage.saw(A, ProvidersFound)]  # type: ignore[union-attr]
+        assert found == [(), (), (), (B,), (B,), ()]
+
     def test_nobody_finds_itself_or_what_nobody_provides(self) -> None:
-        stage = Stage(A)
+        stage = Stage(A, B)
+        stage.world.connect(A, B)
         stage.do(A, Provide(("cell",)))
         stage.do(A, Find("", "cell"), Find("", "none"))
         stage.world.run(1_000)

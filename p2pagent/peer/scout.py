@@ -29,11 +29,12 @@ from p2pagent.routing.prototypes import Space
 from p2pagent.routing.service import WAIT_MS_MAX
 from p2pagent.types import AgentRef, Microcredits, PeerId
 
-CANDIDATES = 16
-"""Strangers among whom it is drawn whom to ask."""
+CANDIDATES = 64
+"""Strangers among whom it is drawn whom to ask. In simulation with 16 of them two answers of a hundred fewer are right
+where most agents are idle; at a load of 0.4 answers are 6 % sooner, since fewer buyers meet."""
 
 ALIKE = 0.25
-"""Strangers whose expected quality is this close to the best one's are candidates alike. Were it always the best, all
+"""Strangers whose worth is this close to the best one's, in answers, are candidates alike. Were it always the best, all
 buyers of a large network would meet at the same few."""
 
 BARRED_MS = 120_000

@@ -1,13 +1,11 @@
 """What a simulated run is measured by: answers, waits, prices, traffic, and how soon the death of a peer is known."""
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 from msgspec import Struct, field
 
 from p2pagent.peer.wire import GOSSIP_PROTOCOL
 from p2pagent.sim.node import Node
-from p2pagent.sim.population import SUBJECTS, Agent
 from p2pagent.sim.world import World
 from p2pagent.types import PeerId
 
@@ -35,41 +33,6 @@ def spread(sample: Sequence[float]) -> Spread:
     values = sorted(sample)
     ranks = (values[min(len(values) - 1, int(share * len(values)))] for share in (0.5, 0.95, 0.99))
     return Spread(sum(values) / len(values), *ranks)
-
-
-class Experts:
-    """Who is best at each subject among the living, by true skill and by what is claimed."""
-
-    def __init__(self) -> None:
-        self._by_skill: list[list[tuple[float, int]]] = [[] for _ in range(SUBJECTS)]
-        self._by_claim: list[list[tuple[float, int]]] = [[] for _ in range(SUBJECTS)]
-        self._alive: dict[int, Agent] = {}
-
-    def join(self, agent: Agent) -> None:
-        """`agent` is there now."""
-        self._alive[agent.index] = agent
-        for subject in range(SUBJECTS):
-            insort(self._by_skill[subject], (-agent.skills[subject], agent.index))
-            insort(self._by_claim[subject], (-agent.claims[subject], agent.index))
-
-    def leave(self, agent: Agent) -> None:
-        """`agent` is gone."""
-        del self._alive[agent.index]
-        for subject in range(SUBJECTS):
-            _drop(self._by_skill[subject], (-agent.skills[subject], agent.index))
-            _drop(self._by_claim[subject], (-agent.claims[subject], agent.index))
-
-    def most_able(self, subject: int) -> Agent:
-        """The one most often right."""
-        return self._alive[self._by_skill[subject][0][1]]
-
-    def most_promising(self, subject: int) -> Agent:
-        """The one that measured best."""
-        return self._alive[self._by_claim[subject][0][1]]
-
-
-def _drop(ranking: list[tuple[float, int]], place: tuple[float, int]) -> None:
-    del ranking[bisect_left(ranking, place)]
 
 
 class Death(Struct, eq=False):
@@ -111,7 +74,7 @@ class Deaths:
             few = (1 - KNOWN_SHARE) * death.followers
             were = len(death.unsuspecting) > few
             death.unsuspecting = {name for name in death.unsuspecting if self._calls(name, death.peer)}
-            death.believing = {name for name in death.believing if self._holds(name, death.peer)}
+            death.believing = {name for name in death.believing if self._follows(name, death.peer)}
             if were and len(death.unsuspecting) <= few:
                 self.suspected_ms.append(passed_ms)
             if len(death.believing) <= few:
@@ -122,14 +85,15 @@ class Deaths:
                 still.append(death)
         self.open = still
 
-    def _holds(self, holder: PeerId, dead: PeerId) -> bool:
-        node = self._world.node(holder)
-        return node is not None and node.peer.directory.get(dead) is not None
+    def _follows(self, follower: PeerId, dead: PeerId) -> bool:
+        """Whether `dead` is still a member for `follower`: it may also have gone on to a smaller cell."""
+        node = self._world.node(follower)
+        return node is not None and dead in node.peer.directory.members
 
-    def _calls(self, holder: PeerId, dead: PeerId) -> bool:
-        """Whether `holder` has no doubt that `dead` lives."""
-        node = self._world.node(holder)
-        entry = node.peer.directory.get(dead) if node is not None else None
+    def _calls(self, follower: PeerId, dead: PeerId) -> bool:
+        """Whether `follower` has no doubt that `dead` lives."""
+        node = self._world.node(follower)
+        entry = node.peer.directory.members.get(dead) if node is not None else None
         if node is None or entry is None:
             return False
         return not entry.silent and not node.peer.membership.suspects(dead)
@@ -181,6 +145,7 @@ class Tally(Struct):
     delegated: int = 0
     right_local: int = 0
     right_oracle: int = 0
+    right_claimed: int = 0
     right_informed: int = 0
     restarts: int = 0
     asked_ms: list[int] = field(default_factory=list)

@@ -26,7 +26,8 @@ def draw(results: Results, samples: Samples, file: Path) -> None:
     named = {
         "own agent": results.accuracy_local,
         "network": results.accuracy,
-        "best claim": results.accuracy_informed,
+        "seeing all": results.accuracy_informed,
+        "best claim": results.accuracy_claimed,
         "best skill": results.accuracy_oracle,
     }
     known = {name: share for name, share in named.items() if share is not None}

@@ -151,6 +151,12 @@ class Population:
         step_ms = STEP_MS + STEP_MS_PER_ANSWER * agent.slots
         return (prompt_tokens / PREFILL_TOKENS_PER_S + output_tokens * step_ms / 1000) / agent.speed
 
+    def alone_s(self, agent: Agent, question: Question, asker: Agent) -> float:
+        """How long `asker` waits for an answer of `agent`, a call and its quote before it, if nobody else is there."""
+        step_s = (STEP_MS + STEP_MS_PER_ANSWER) / 1000
+        work_s = (question.prompt_tokens / PREFILL_TOKENS_PER_S + question.output_tokens * step_s) / agent.speed
+        return work_s if agent is asker else work_s + 4 * (asker.access_ms + agent.access_ms) / 1000
+
     def _answering(self, agent: Agent) -> Callable[[str], str]:
         def answer(prompt: str) -> str:
             subject, name, tokens = prompt.rstrip("?").split(" ")[:3]

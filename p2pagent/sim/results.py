@@ -23,6 +23,7 @@ class Results(Struct, frozen=True):
     accuracy: float | None
     accuracy_local: float | None
     accuracy_informed: float | None
+    accuracy_claimed: float | None
     accuracy_oracle: float | None
     latency_ms: Spread
     ttft_ms: Spread
@@ -82,6 +83,7 @@ def results(course: Course, nodes: list[Node], scenario: str, peers: int, seed: 
         accuracy=_share(sum(tally.right), ended),
         accuracy_local=_share(tally.right_local, ended),
         accuracy_informed=_share(tally.right_informed, ended),
+        accuracy_claimed=_share(tally.right_claimed, ended),
         accuracy_oracle=_share(tally.right_oracle, ended),
         latency_ms=spread(tally.latency_ms),
         ttft_ms=spread(tally.ttft_ms),

@@ -21,9 +21,10 @@ from p2pagent.peer.messages import Call
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.readers import heartbeat_in, record_in
 from p2pagent.sim.demand import OUTPUT_TOKENS, PROMPT_TOKENS, Asking, draw_asking
+from p2pagent.sim.experts import Experts
 from p2pagent.sim.liars import Lie, LyingPeer, boasting, corrupt
 from p2pagent.sim.links import accessed, lossy, partitioned
-from p2pagent.sim.metrics import Deaths, Experts, Traffic
+from p2pagent.sim.metrics import Deaths, Traffic
 from p2pagent.sim.node import Node
 from p2pagent.sim.population import AGENT, Agent, Population
 from p2pagent.sim.questions import Questions

@@ -56,6 +56,7 @@ def churn_rows(done: list[Measured]) -> list[dict[str, Any]]:
                 "accuracy": _mean(runs, lambda m: m.results.accuracy),
                 "accuracy_knowing_who_is_alive": _mean(runs, lambda m: m.results.accuracy_informed),
                 "accuracy_gap": _mean(runs, lambda m: _less(m.results.accuracy_informed, m.results.accuracy)),
+                "accuracy_best_claim": _mean(runs, lambda m: m.results.accuracy_claimed),
                 "accuracy_best_skill": _mean(runs, lambda m: m.results.accuracy_oracle),
                 "accuracy_local": _mean(runs, lambda m: m.results.accuracy_local),
                 "latency_ms_mean": _mean(runs, lambda m: m.results.latency_ms.mean),

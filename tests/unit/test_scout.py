@@ -276,8 +276,8 @@ def test_questions_go_surely_where_they_were_awarded_and_perhaps_where_they_call
 def test_among_many_alike_each_question_considers_others(ground: Ground) -> None:
     for index in range(10, 10 + 3 * CANDIDATES):
         ground.add(SimKeys(index), 0.9)
-    weak = {SimKeys(index).peer for index in range(100, 100 + CANDIDATES)}
-    for index in range(100, 100 + CANDIDATES):
+    weak = {SimKeys(index).peer for index in range(1_000, 1_000 + CANDIDATES)}
+    for index in range(1_000, 1_000 + CANDIDATES):
         ground.add(SimKeys(index), 0.4)
     seen = []
     for seed in range(20):

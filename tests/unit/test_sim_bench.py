@@ -31,6 +31,7 @@ def made_up(part: str, peers: int, level: float, seed: int = 0, **changes: Any) 
         accuracy=0.8,
         accuracy_local=0.4,
         accuracy_informed=0.8,
+        accuracy_claimed=0.85,
         accuracy_oracle=0.9,
         latency_ms=EVEN,
         ttft_ms=EVEN,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from p2pagent.peer.outcomes import judged
 from p2pagent.sim.demand import OUTPUT_TOKENS, PROMPT_TOKENS, draw_asking
-from p2pagent.sim.metrics import Experts, Traffic, spread
+from p2pagent.sim.experts import Experts
+from p2pagent.sim.metrics import Traffic, spread
 from p2pagent.sim.node import Node
 from p2pagent.sim.population import GOOD, SUBJECTS, WEAK, Agent, Population, Question
 from p2pagent.sim.prefixes import tokens_of
@@ -113,6 +114,10 @@ def test_experts_are_the_best_of_those_who_are_there(population: Population) -> 
             assert experts.most_able(subject) is best
             claims = max(alive.values(), key=lambda agent: (agent.claims[subject], -agent.index))
             assert experts.most_promising(subject) is claims
+            value, slow = rng.random(), {agent.index: rng.random() / 2 for agent in alive.values()}
+            useful = experts.most_useful(subject, value, lambda agent, slow=slow: slow[agent.index])
+            worths = {index: value * agent.claims[subject] - slow[index] for index, agent in alive.items()}
+            assert worths[useful.index] == max(worths.values())
 
 
 def test_a_spread_is_of_the_values_themselves() -> None:

@@ -67,19 +67,35 @@ def towards_families(prototypes: Vector, families: Labels, embeddings: Vector, a
     return Gate(prototypes + np.float32(TEMPERATURE) * weights[of], np.float32(TEMPERATURE) * bias[of])
 
 
-def calibrated(families: Labels, asked: Sequence[Relevance], family_questions: float) -> Calibration:
+def calibrated(
+    families: Labels,
+    asked: Sequence[Relevance],
+    family_questions: float,
+    fresh: Sequence[Relevance] | None = None,
+    novel_quantile: float | None = None,
+    familiar_quantile: float = FAMILIAR_QUANTILE,
+) -> Calibration:
     """What the calibration questions say of a space.
 
     Args:
         families: the family of each prototype, shape (M,).
         asked: the relevance of each calibration question; it counts for the first prototype, as in `capability`.
         family_questions: as in `Calibration`; cross-validation on several agents' answers tells.
+        fresh: relevances of such questions that no prototype was made from, to say how near those are; by default
+            `asked`, which k-means has drawn its prototypes to.
+        novel_quantile: as far from every prototype as this share of them, and further, is new; by default what is half
+            as near as the least familiar.
+        familiar_quantile: as near as all but this share of them is familiar.
     """
     nearest = np.array([relevance.prototypes[0] for relevance in asked])
-    cosines = [relevance.nearest_cosine for relevance in asked]
-    familiar = max(COSINE_MIN, float(np.quantile(cosines, FAMILIAR_QUANTILE)))
+    cosines = [relevance.nearest_cosine for relevance in fresh or asked]
+    familiar = max(COSINE_MIN, float(np.quantile(cosines, familiar_quantile)))
+    novel = familiar / 2
+    if novel_quantile is not None:
+        # Where all are as near, what is further is new.
+        novel = min(float(np.quantile(cosines, novel_quantile)), familiar - COSINE_MIN / 2)
     questions = np.bincount(nearest, minlength=len(families)).astype(np.float64)
-    return Calibration(families, questions, family_questions, novel_cosine=familiar / 2, familiar_cosine=familiar)
+    return Calibration(families, questions, family_questions, novel_cosine=novel, familiar_cosine=familiar)
 
 
 def _regressed(embeddings: Vector, labels: Labels) -> tuple[Vector, Vector, Labels]:

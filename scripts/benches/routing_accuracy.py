@@ -16,7 +16,7 @@ from scripts.benches.intervals import Interval
 from scripts.benches.report import Part, Target, at_least
 from scripts.benches.routing_data import READINGS, Data, Floats, Sample, vectors_of
 from scripts.benches.routing_fold import Fold, chosen
-from scripts.benches.routing_methods import METHODS
+from scripts.benches.routing_methods import METHODS, reach, weight
 from scripts.benches.run import Run
 
 PART = 0.9
@@ -27,6 +27,9 @@ RIVALS = tuple(name for name in METHODS if not name.startswith("ours"))
 Key = tuple[str, str, str]
 Brought = dict[Key, list[Floats]]
 """By reading, split and method: per data set what each test question brought in each fit, shape (fits, n)."""
+Picked = dict[tuple[str, str, int | None], list[Any]]
+"""By free parameter of ours, reading and data set left out: what each fit's cross-validation has chosen."""
+PICKED = {"family_questions": weight, "back_off": reach}
 
 
 class Measured(Struct, frozen=True):
@@ -35,6 +38,7 @@ class Measured(Struct, frozen=True):
     embedding: str
     sets: list[str]
     brought: Brought | None
+    picked: Picked
 
     def lines(self) -> list[tuple[str, str]]:
         """Splits and methods, in the order of the tables."""
@@ -50,30 +54,34 @@ def measure(run: Run, data: Data) -> Part:
     found, states = [], {}
     for kind, vectors in vectors_of(data).items():
         states[kind] = vectors if isinstance(vectors, str) else "measured"
-        brought = None
+        brought, picked = None, {}
         if not isinstance(vectors, str):
-            brought = fits(run, kind, data.sample(0, vectors), data.sample(1, vectors))
-        found.append(Measured(kind, data.names, brought))
+            brought, picked = fits(run, kind, data.sample(0, vectors), data.sample(1, vectors))
+        found.append(Measured(kind, data.names, brought, picked))
     figures: dict[str, Any] = {"data": told(data), "embeddings": states}
     for reading in READINGS:
         figures[reading] = [row(each, reading, *key) for each in found for key in each.lines()]
+    figures |= {name: [line for each in found for line in choices(each, name)] for name in PICKED}
     figures["ours_minus"] = [minus(run, each, *key) for each in found for key in each.lines()]
     figures["minilm_minus_hashing"] = [gained(run, found, split) for split in (IN, OUT)]
     # The part of the questions that a quick run asks is too small to hold anything to a target.
     return Part(figures, targets([] if run.quick else figures["ours_minus"]))
 
 
-def fits(run: Run, kind: str, training: Sample, test: Sample) -> Brought:
+def fits(run: Run, kind: str, training: Sample, test: Sample) -> tuple[Brought, Picked]:
     """Every method fitted to all data sets and to all but one, several times."""
     sets = [int(each) for each in np.unique(training.sets)]
     parts = {each: test.take(test.sets == each) for each in sets}
     brought: dict[Key, dict[int, list[Floats]]] = {}
+    picked: Picked = {}
     for seed, left_out in run.track([*product(range(run.pick(5, 2)), (None, *sets))], f"routing: {kind}"):
         rng = run.rng("part", seed)
         rows = np.sort(rng.permutation(len(training))[: int(PART * len(training))])
         part = training.take(rows)
         fold = Fold(part if left_out is None else part.take(part.sets != left_out), int(rng.integers(1 << 31)))
         for reading in READINGS:
+            for name, of in PICKED.items():
+                picked.setdefault((name, reading, left_out), []).append(of(fold, reading))
             for asked in sets if left_out is None else [left_out]:
                 for name, values in referred(fold, reading, parts[asked], asked).items():
                     split = IN if left_out is None else OUT
@@ -84,7 +92,7 @@ def fits(run: Run, kind: str, training: Sample, test: Sample) -> Brought:
                     values = chosen(parts[asked].outcomes[reading], choose(parts[asked].vectors))
                     split = IN if left_out is None else OUT
                     brought.setdefault((reading, split, name), {}).setdefault(asked, []).append(values)
-    return {key: [np.stack(values) for values in by_set.values()] for key, by_set in brought.items()}
+    return {key: [np.stack(values) for values in by_set.values()] for key, by_set in brought.items()}, picked
 
 
 def referred(fold: Fold, reading: str, asked: Sample, which: int) -> dict[str, Floats]:
@@ -119,6 +127,16 @@ def row(found: Measured, reading: str, split: str, method: str) -> dict[str, Any
     line |= {name: intervals.mean(each) for name, each in zip(found.sets, means, strict=True)}
     closed = (means.mean(axis=0) - low) / (high - low)
     return line | {"mean": intervals.mean(means.mean(axis=0)), "gap_closed": intervals.mean(closed)}
+
+
+def choices(found: Measured, parameter: str) -> list[dict[str, Any]]:
+    """What each fit has chosen for a free parameter of ours: a line per data set left out."""
+    names = {None: "none"} | dict(enumerate(found.sets))
+    return [
+        {"embedding": found.embedding, "left_out": name}
+        | {reading: found.picked.get((parameter, reading, left_out)) for reading in READINGS}
+        for left_out, name in names.items()
+    ]
 
 
 def minus(run: Run, found: Measured, split: str, method: str) -> dict[str, Any]:

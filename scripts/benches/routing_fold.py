@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
 from p2pagent.routing.prototypes import Vector
@@ -12,6 +13,9 @@ from scripts.benches.routing_data import Floats, Labels, Sample
 Made = TypeVar("Made")
 FOLDS = 3
 KMEANS_ITERATIONS = 50
+
+Parts = list[tuple["Fold", Sample]]
+"""Of a cross-validation: what to fit, and what to try it on."""
 
 
 class Fold:
@@ -24,7 +28,6 @@ class Fold:
         self.sample = sample
         self.seed = seed
         self._clusters: dict[tuple[int, int | None], tuple[Vector, Labels]] = {}
-        self._parts: list[tuple[Fold, Sample]] = []
         self._kept: dict[str, Any] = {}
 
     def outcomes(self, reading: str) -> Floats:
@@ -47,13 +50,22 @@ class Fold:
             self._clusters[count, within] = unit, np.argmax(vectors @ unit.T, axis=1)
         return self._clusters[count, within]
 
-    def question_parts(self) -> list[tuple["Fold", Sample]]:
-        """Cross-validation over questions: what to fit, and what to try it on."""
-        if not self._parts:
+    def question_parts(self) -> Parts:
+        """Cross-validation over questions."""
+
+        def parts() -> Parts:
             held = np.random.default_rng(self.seed).permutation(len(self.sample)) % FOLDS
-            for part in range(FOLDS):
-                self._parts.append((Fold(self.sample.take(held != part), self.seed), self.sample.take(held == part)))
-        return self._parts
+            return [self._without(held == part) for part in range(FOLDS)]
+
+        return self.kept("question parts", parts)
+
+    def set_parts(self) -> Parts:
+        """Cross-validation over data sets, of which there are at least two: each left out in turn."""
+        sets = np.unique(self.sample.sets)
+        return self.kept("set parts", lambda: [self._without(self.sample.sets == each) for each in sets])
+
+    def _without(self, held: NDArray[np.bool_]) -> tuple["Fold", Sample]:
+        return Fold(self.sample.take(~held), self.seed), self.sample.take(held)
 
 
 def chosen(outcomes: Floats, choice: Labels) -> Floats:

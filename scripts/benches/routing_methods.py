@@ -1,6 +1,5 @@
 """Ours and the paper's form, fitted with the product's own code, beside the baselines and the references."""
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -22,6 +21,7 @@ from scripts.benches.routing_baselines import (
     tuned,
     uniroute,
 )
+from scripts.benches.routing_choice import BACK_OFFS, NONE, Fit, back_off, family_questions
 from scripts.benches.routing_data import Labels
 from scripts.benches.routing_fold import Fold, chosen
 
@@ -36,13 +36,6 @@ QUESTIONS_MIN = 4
 
 COSINE_PER_SET = (4, 16, 48)
 
-FAMILY_QUESTIONS = 50.0
-"""The least with which cross-validated accuracy on the training splits is within about half a point of the best, which
-75 to 150 have: shrinkage pays where questions are like those that were fitted, and less of it leaves more of what
-single prototypes know for questions that are not."""
-
-Fit = Callable[[Fold, str], Choose]
-
 
 class Named:
     """In place of an embedder whose vectors are there already."""
@@ -53,23 +46,65 @@ class Named:
         raise NotImplementedError
 
 
-def ours(fold: Fold, reading: str, family_questions: float = FAMILY_QUESTIONS) -> Choose:
+def ours(fold: Fold, reading: str) -> Choose:
     """Families are the training sets: prototypes by k-means within each, our gate, claims shrunk towards families."""
+    return ours_with(fold, reading, weight(fold, reading))
+
+
+def ours_cautious(fold: Fold, reading: str) -> Choose:
+    """Ours with a back-off to pooled skill that left-out training sets choose."""
+    return ours_with(fold, reading, weight(fold, reading), reach(fold, reading))
+
+
+def weight(fold: Fold, reading: str) -> float:
+    """How many questions a family weighs in ours."""
+
+    def fit(questions: float) -> Fit:
+        return partial(ours_with, questions=questions)
+
+    return fold.kept(f"family questions {reading}", lambda: family_questions(fold, reading, fit))
+
+
+def reach(fold: Fold, reading: str) -> str:
+    """From where on a question is new in `ours_cautious`."""
+
+    def fit(name: str) -> Fit:
+        return partial(ours_with, questions=weight(fold, reading), name=name)
+
+    return fold.kept(f"back-off {reading}", lambda: back_off(fold, reading, fit))
+
+
+def ours_with(fold: Fold, reading: str, questions: float, name: str = NONE) -> Choose:
+    space, families = ours_space(fold)
+    relevances, quantiles = relevances_of(fold, space), BACK_OFFS[name]
+    if quantiles is None:
+        calibration = calibrated(families, relevances, questions)
+    else:
+        calibration = calibrated(families, relevances, questions, fresh(fold), *quantiles)
+    return choose(space, Posterior(), skills(fold, reading, relevances, calibration))
+
+
+def ours_space(fold: Fold) -> tuple[Space, Labels]:
+    """With the family of each prototype."""
     space, families, _ = fold.kept("by set", lambda: by_set(fold))
-    return posterior(fold, reading, space, families, family_questions)
+    return space, families
 
 
 def ours_blind(fold: Fold, reading: str) -> Choose:
     """Ours for whoever does not know which set a training question is from: one family, bare cosines."""
+
+    def fit(questions: float) -> Fit:
+        return partial(blind_with, questions=questions)
+
+    return blind_with(fold, reading, family_questions(fold, reading, fit))
+
+
+def blind_with(fold: Fold, reading: str, questions: float) -> Choose:
     prototypes, _ = fold.clusters(min(PROTOTYPES_MAX, PROTOTYPES_PER_SET * len(np.unique(fold.sample.sets))))
     families = np.zeros(len(prototypes), dtype=np.int64)
-    return posterior(fold, reading, Space(Named(), prototypes), families, FAMILY_QUESTIONS)
-
-
-def posterior(fold: Fold, reading: str, space: Space, families: Labels, family_questions: float) -> Choose:
+    space = Space(Named(), prototypes)
     relevances = relevances_of(fold, space)
-    calibration = calibrated(families, relevances, family_questions)
-    return choose(space, Posterior(), skills(fold, reading, relevances, calibration))
+    return choose(space, Posterior(), skills(fold, reading, relevances, calibrated(families, relevances, questions)))
 
 
 def cosine(fold: Fold, reading: str) -> Choose:
@@ -145,10 +180,22 @@ def relevances_of(fold: Fold, space: Space) -> list[Relevance]:
     return fold.kept(f"relevances {space.name}", lambda: relevant(space, fold.sample.vectors))
 
 
+def fresh(fold: Fold) -> list[Relevance]:
+    """Of the training questions, each in a space that was made without it."""
+
+    def held_out() -> list[Relevance]:
+        parts = fold.question_parts()
+        return [each for part, held in parts for each in relevant(ours_space(part)[0], held.vectors)]
+
+    return fold.kept("fresh", held_out)
+
+
 METHODS: dict[str, Fit] = {
     "ours": ours,
-    "ours_15_questions": partial(ours, family_questions=15.0),
-    "ours_150_questions": partial(ours, family_questions=150.0),
+    "ours_cautious": ours_cautious,
+    "ours_15_questions": partial(ours_with, questions=15.0),
+    "ours_50_questions": partial(ours_with, questions=50.0),
+    "ours_150_questions": partial(ours_with, questions=150.0),
     "ours_blind": ours_blind,
     "cosine_prototypes": cosine,
     "uniroute": tuned(uniroute, CLUSTERS),
@@ -157,5 +204,5 @@ METHODS: dict[str, Fit] = {
     "semantic_router_sets": semantic_router_sets,
     "ridge_heads": tuned(ridge, PENALTIES),
 }
-"""What learns. The other forms of ours show what its `FAMILY_QUESTIONS` do, and what it owes to knowing which set a
-training question is from."""
+"""What learns. The other forms of ours show what the weight of a family does, what it costs to take more questions for
+new, and what ours owes to knowing which set a training question is from."""

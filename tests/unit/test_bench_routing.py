@@ -24,9 +24,10 @@ from scripts.benches.routing_baselines import (
     tuned,
     uniroute,
 )
+from scripts.benches.routing_choice import BACK_OFFS, FAMILY_QUESTIONS, NONE, back_off, family_questions
 from scripts.benches.routing_data import NEEDED, READINGS, Sample, read
 from scripts.benches.routing_fold import Fold
-from scripts.benches.routing_methods import METHODS, cosine, ours, ours_blind
+from scripts.benches.routing_methods import METHODS, cosine, ours, ours_blind, ours_cautious
 from scripts.benches.run import Run
 
 KINDS = {
@@ -93,6 +94,7 @@ METHODS_THAT_SEE = {
     "semantic_router_models": semantic_router_models,
     "semantic_router_sets": semantic_router_sets,
     "ours": ours,
+    "ours_cautious": ours_cautious,
     "ours_blind": ours_blind,
     "cosine": cosine,
 }
@@ -130,6 +132,48 @@ def test_a_parameter_is_tuned_on_what_was_held_out():
 
     of_second = sample([[1, 0], [0, 1], [1, 1]] * 4, [[0, 1]] * 12)
     assert list(tuned(rule, (0.0, 1.0))(Fold(of_second, 1), "accuracy")(QUESTIONS[:, :2])) == [1, 1]
+
+
+def always(model: int):
+    return lambda fold, reading: lambda vectors: np.full(len(vectors), model)
+
+
+@pytest.mark.parametrize("wanted", FAMILY_QUESTIONS)
+def test_a_weight_is_chosen_on_questions_of_sets_that_are_known(wanted: float):
+    def fit(questions: float):
+        def known(fold: Fold, reading: str):
+            assert len(np.unique(fold.sample.sets)) == 2
+            return always(int(questions != wanted))(fold, reading)
+
+        return known
+
+    assert family_questions(Fold(sample([[1, 0], [0, 1]] * 6, [[1, 0]] * 12, [0, 1] * 6), 1), "accuracy", fit) == wanted
+    assert family_questions(Fold(sample([[1, 0], [0, 1]] * 6, [[1, 1]] * 12, [0, 1] * 6), 1), "accuracy", fit) == 5
+
+
+@pytest.mark.parametrize("wanted", BACK_OFFS)
+def test_a_back_off_is_chosen_on_sets_that_are_left_out(wanted: str):
+    left_out = sample([[1, 0], [0, 1]] * 6, [[1, 0]] * 12, [0, 1] * 6)
+
+    def fit(name: str):
+        def new(fold: Fold, reading: str):
+            assert len(np.unique(fold.sample.sets)) == 1
+            return always(int(name != wanted))(fold, reading)
+
+        return new
+
+    assert back_off(Fold(left_out, 1), "accuracy", fit) == wanted
+
+
+def test_of_back_offs_within_a_standard_error_the_most_cautious_is_chosen():
+    def fit(name: str):
+        return always(int(name != NONE))
+
+    for won, wanted in ((3, [*BACK_OFFS][-1]), (8, NONE)):
+        # None wins on this many questions of each set and loses on two: within chance, or beyond it.
+        outcomes = [[1, 0]] * won + [[0, 1]] * 2 + [[1, 1]] * (10 - won)
+        fold = Fold(sample([[1, 0]] * 24, outcomes * 2, [0] * 12 + [1] * 12), 1)
+        assert back_off(fold, "accuracy", fit) == wanted
 
 
 def test_medoids_are_of_the_largest_clusters_first():

@@ -111,3 +111,14 @@ def test_a_calibration_counts_its_questions_and_knows_how_far_they_reach() -> No
     assert found.familiarity(Relevance((0,), (1.0,), found.novel_cosine)) == 0
     far = calibrated(np.array([0]), [Relevance((0,), (1.0,), -0.3)], 1.0)
     assert 0 < far.novel_cosine < far.familiar_cosine
+
+
+def test_quantiles_say_how_near_fresh_questions_must_be() -> None:
+    asked = [Relevance((0,), (1.0,), 0.9)] * 5
+    fresh = [Relevance((0,), (1.0,), tenth / 10) for tenth in range(11)]
+    found = calibrated(np.array([0]), asked, 1.0, fresh, 0.2, 0.7)
+    assert (found.novel_cosine, found.familiar_cosine) == pytest.approx((0.2, 0.7))
+    assert [found.familiarity(each) for each in fresh[1:9:2]] == pytest.approx([0, 0.2, 0.6, 1])
+    assert list(found.questions) == [5], "what no prototype was made from stands behind no claim"
+    unlike = calibrated(np.array([0]), asked, 1.0, asked, 0.2, 0.7)
+    assert [unlike.familiarity(each) for each in (asked[0], fresh[8])] == [1, 0]

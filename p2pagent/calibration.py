@@ -4,13 +4,14 @@ The questions are the same on every device and in no training set of the shipped
 result is kept in the store under a name that covers the model, the questions and the space, so a restart asks nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from p2pagent.engine.base import Delta, Engine, GenerateRequest
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
@@ -60,8 +61,12 @@ def cache_key(fingerprint: str, items: list[Item], space: Space) -> str:
     return f"capability {space.name} {fingerprint} {asked}"
 
 
-async def measure(engine: Engine, items: list[Item], space: Space, advance: Callable[[], None]) -> bytes:
-    """Ask `engine` everything, as many at a time as it has slots, greedily; `advance` is called after each answer.
+async def measure(
+    engine: Engine, items: list[Item], spaces: Sequence[Space], advance: Callable[[], None]
+) -> list[bytes]:
+    """The claims of `engine` in each of `spaces`; it is asked everything once, whatever their number.
+
+    As many at a time as it has slots, greedily; `advance` is called after each answer.
 
     Raises:
         EngineUnavailableError: the engine failed to answer one, so that nothing can be said of its skill.
@@ -87,5 +92,9 @@ async def measure(engine: Engine, items: list[Item], space: Space, advance: Call
                 nursery.start_soon(ask, index, item)
     except* EngineUnavailableError as failures:
         raise EngineUnavailableError(f"{len(failures.exceptions)} calibration questions failed") from failures
+    return [_claims(items, correct, space) for space in spaces]
+
+
+def _claims(items: list[Item], correct: NDArray[np.bool_], space: Space) -> bytes:
     nearest = np.array([space.nearest(space.embed(item.prompt)).prototypes[0] for item in items])
     return capability(nearest, correct, len(space.prototypes))

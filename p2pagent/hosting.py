@@ -71,11 +71,9 @@ class Hosting:
             engine = make_engine(agent.engine, self._folder / "engines" / agent.name)
             async with trio.open_nursery() as life:
                 await life.start(engine.run)
-                skill = await self._skill(agent, engine, self._space, progress, bar)
-                before = self._space.earlier
-                earlier = await self._skill(agent, engine, before, progress, bar) if before else b""
+                skill, *earlier = await self._skills(agent, engine, progress, bar)
                 progress.remove_task(bar)
-                self._offer(agent, engine, skill, earlier)
+                self._offer(agent, engine, skill, b"".join(earlier))
                 task_status.started()
         except* LocalError as group:
             error = first(group)
@@ -98,28 +96,33 @@ class Hosting:
         self.adverts[agent.name] = AgentAdvert(agent.name, model, skill, rates, can.context_tokens, can.slots, earlier)
         self._changed()
 
-    async def _skill(self, agent: Agent, engine: Engine, space: Space, progress: Progress, bar: TaskID) -> bytes:
-        """Its claims in `space`, measured now or in an earlier run."""
+    async def _skills(self, agent: Agent, engine: Engine, progress: Progress, bar: TaskID) -> list[bytes]:
+        """Its claims in our space, and in the one before it if there is one, measured now or in an earlier run."""
         own = agent.calibration
         items = calibration.load_items(Path(own)) if own else calibration.shipped_items()
-        key = calibration.cache_key(fingerprint(agent.engine), items, space)
-        known = await self._store.cached(key)
-        if known is None:
+        spaces = [space for space in (self._space, self._space.earlier) if space is not None]
+        keys = [calibration.cache_key(fingerprint(agent.engine), items, space) for space in spaces]
+        known = {key: await self._store.cached(key) for key in keys}
+        missing = {key: space for key, space in zip(keys, spaces, strict=True) if known[key] is None}
+        if missing:
             progress.update(bar, description=f"{agent.name}: measuring its skill", total=len(items))
-            known = await self._measured(engine, items, space, partial(progress.advance, bar))
-            await self._store.cache(key, known)
-        mean = sum(known) / (255 * max(1, len(known)))
+            measured = await self._measured(engine, items, list(missing.values()), partial(progress.advance, bar))
+            for key, claims in zip(missing, measured, strict=True):
+                known[key] = claims
+                await self._store.cache(key, claims)
+        skills = [skill for key in keys if (skill := known[key]) is not None]
+        mean = sum(skills[0]) / (255 * max(1, len(skills[0])))
         if mean < SKILL_NOTED:
             told = f"agent {agent.name} answers {mean:.0%} of its calibration questions word for word: few will ask it"
             self._warn(f"{told}; set agents.calibration to questions of its own kind")
-        return known
+        return skills
 
     async def _measured(
-        self, engine: Engine, items: list[calibration.Item], space: Space, advance: Callable[[], None]
-    ) -> bytes:
+        self, engine: Engine, items: list[calibration.Item], spaces: list[Space], advance: Callable[[], None]
+    ) -> list[bytes]:
         for _ in range(MEASUREMENTS_MAX):
             try:
-                return await calibration.measure(engine, items, space, advance)
+                return await calibration.measure(engine, items, spaces, advance)
             except EngineUnavailableError:
                 await trio.sleep(MEASURE_AGAIN_S)
         hint = "see the engine's log; `p2pagent up` measures again"

@@ -12,7 +12,8 @@ from random import Random
 
 from msgspec import Struct, field
 
-from p2pagent.peer.directory import Proof, bound
+from p2pagent.peer.directory import bound
+from p2pagent.peer.gossip_messages import Proof
 from p2pagent.types import PeerId
 
 TICK_MS = 2_000

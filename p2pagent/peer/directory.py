@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from p2pagent.peer.gossip_messages import Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
+from p2pagent.peer.gossip_messages import Heartbeat, Load, Proof, Record, SignedHeartbeat, SignedRecord
 from p2pagent.peer.messages import ARRAY_LENGTH_MAX
 from p2pagent.types import PeerId
 
@@ -33,9 +33,6 @@ FAULTS_MAX = 16
 
 FAULT_MS = 60_000
 """One breach is forgotten in this time."""
-
-Proof = tuple[int, int]
-"""What a sign of life is worth against a suspicion: `(incarnation, refuted)`."""
 
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
@@ -62,7 +59,7 @@ class Entry(Struct):
     @property
     def proof(self) -> Proof:
         """What holds against a suspicion."""
-        return (self.heartbeat.incarnation, self.heartbeat.refuted)
+        return self.heartbeat.proof
 
     def is_in(self, cell: str) -> bool:
         """Whether it hosts an agent of this cell."""
@@ -105,7 +102,7 @@ class Directory:
             return False
         if peer == self._me or not is_timely(heartbeat, now_ms):
             return False
-        return (heartbeat.incarnation, heartbeat.refuted) > self._gone.get(peer, (-1, -1))
+        return heartbeat.proof > self._gone.get(peer, (-1, -1))
 
     def hear(self, heartbeat: Heartbeat, beat: SignedHeartbeat) -> bool:
         """Take in a verified heartbeat that is believed; whether the record that it goes with is at hand.
@@ -116,7 +113,7 @@ class Directory:
         known = self._entries.get(peer)
         if not heartbeat.lease_ms:
             self.forget(peer)
-            self._end(peer, (heartbeat.incarnation, heartbeat.refuted))
+            self._end(peer, heartbeat.proof)
             return True
         if known is None:
             return False
@@ -276,4 +273,4 @@ def bound(table: dict[_K, _V], most: int) -> None:
 
 
 def _order(heartbeat: Heartbeat) -> tuple[int, int, int]:
-    return (heartbeat.incarnation, heartbeat.refuted, heartbeat.issued_ms)
+    return (*heartbeat.proof, heartbeat.issued_ms)

@@ -8,9 +8,9 @@ from random import Random
 
 from p2pagent.keys import Keys
 from p2pagent.peer.allowance import Allowance
-from p2pagent.peer.directory import Directory, Proof
+from p2pagent.peer.directory import Directory
 from p2pagent.peer.effects import Effect
-from p2pagent.peer.gossip_messages import SignedSuspicion, Suspicion
+from p2pagent.peer.gossip_messages import Proof, SignedSuspicion, Suspicion
 from p2pagent.peer.readers import suspicion_in
 from p2pagent.peer.talk import Talk
 from p2pagent.peer.wire import check_signature
@@ -62,31 +62,29 @@ class Doubts:
         effects: list[Effect] = []
         for suspicion, signed in founded:
             if suspicion.accused == self._keys.peer:
-                effects += self._refute(source, (suspicion.incarnation, suspicion.refuted), now_ms)
+                effects += self._refute(source, suspicion.proof, now_ms)
             else:
                 effects += self._suspect(suspicion, signed, now_ms)
         return effects
 
     def _concerns_us(self, source: PeerId, suspicion: Suspicion, proofs: dict[PeerId, Proof], now_ms: int) -> bool:
         accuser, accused = PeerId(suspicion.accuser), PeerId(suspicion.accused)
-        proof: Proof = (suspicion.incarnation, suspicion.refuted)
         if accuser == self._keys.peer:
             return False
         if accused == self._keys.peer:
-            return proof == self._talk.herald.proof and self._own.take(source, now_ms)
+            return suspicion.proof == self._talk.herald.proof and self._own.take(source, now_ms)
         entry = self._directory.members.get(accused)
-        if entry is None or proof != proofs.get(accused, entry.proof):
+        if entry is None or suspicion.proof != proofs.get(accused, entry.proof):
             return False
         if self._directory.get(accuser) is None or self._directory.shuns(accuser, now_ms):
             return False
-        return not self._talk.suspicions.heard(accused, proof, accuser)
+        return not self._talk.suspicions.heard(accused, suspicion.proof, accuser)
 
     def _suspect(self, suspicion: Suspicion, signed: SignedSuspicion, now_ms: int) -> list[Effect]:
         accuser, accused = PeerId(suspicion.accuser), PeerId(suspicion.accused)
-        proof: Proof = (suspicion.incarnation, suspicion.refuted)
         if accused not in self._directory.members or not self._accusations.take(accuser, now_ms):
             return []
-        if not self._talk.suspicions.accuse(accused, proof, accuser, now_ms):
+        if not self._talk.suspicions.accuse(accused, suspicion.proof, accuser, now_ms):
             return []
         members = len(self._directory.members)
         self._talk.rumours.tell_suspicion(accused, accuser, signed, members)

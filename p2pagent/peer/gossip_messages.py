@@ -24,6 +24,9 @@ CellName = Annotated[str, Meta(min_length=1, max_length=24, pattern="^/[01]*([.]
 
 Total = Annotated[int, Meta(ge=0, le=1 << 53)]
 
+Proof = tuple[int, int]
+"""What a sign of life is worth against a suspicion: `(incarnation, refuted)`."""
+
 
 class AgentAdvert(Message, frozen=True):
     """One agent in a record.
@@ -103,6 +106,11 @@ class Heartbeat(Message, frozen=True):
         """Of the record that it goes with."""
         return (self.incarnation, self.sequence)
 
+    @property
+    def proof(self) -> Proof:
+        """What it is worth against suspicions."""
+        return (self.incarnation, self.refuted)
+
 
 class SignedHeartbeat(Message, frozen=True):
     """A `Heartbeat` under its peer's signature."""
@@ -121,6 +129,11 @@ class Suspicion(Message, frozen=True):
     accused: Peer
     incarnation: UnixMilliseconds
     refuted: Total
+
+    @property
+    def proof(self) -> Proof:
+        """What of the accused it doubts; what is worth more answers it."""
+        return (self.incarnation, self.refuted)
 
 
 class SignedSuspicion(Message, frozen=True):

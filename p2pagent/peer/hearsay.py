@@ -88,7 +88,7 @@ class Hearsay:
             RemoteError: something in it is malformed or badly signed.
         """
         beats = self._believed(source, news.heartbeats, now_ms, asked=False)
-        proofs = {PeerId(heartbeat.peer): (heartbeat.incarnation, heartbeat.refuted) for heartbeat, _ in beats}
+        proofs = {PeerId(heartbeat.peer): heartbeat.proof for heartbeat, _ in beats}
         suspicions = self._doubts.founded(source, news.suspicions, proofs, now_ms)
         effects = self._keep(source, beats, now_ms, asked=False)
         return [*effects, *self._doubts.take(source, suspicions, now_ms)]
@@ -160,7 +160,7 @@ class Hearsay:
             peer = PeerId(heartbeat.peer)
             known = self._directory.get(peer)
             spoken = (known.heartbeat.version, known.heartbeat.refuted) if known is not None else None
-            refuted = self._talk.suspicions.refute(peer, (heartbeat.incarnation, heartbeat.refuted))
+            refuted = self._talk.suspicions.refute(peer, heartbeat.proof)
             if refuted and known is not None and known.silent and not self._talk.detector.pings_of(peer):
                 effects += self._talk.probe(peer, now_ms)  # perhaps we reach it again, too
             member = peer in self._directory.members

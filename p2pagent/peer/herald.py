@@ -5,13 +5,13 @@ from collections.abc import Callable
 from msgspec import structs
 
 from p2pagent.keys import Keys
-from p2pagent.peer.directory import Proof
 from p2pagent.peer.gossip_messages import (
     RECORD_BYTES_MAX,
     AgentAdvert,
     Heartbeat,
     Known,
     Load,
+    Proof,
     Record,
     SignedHeartbeat,
     SignedRecord,

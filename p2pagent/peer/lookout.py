@@ -137,7 +137,7 @@ class Lookout:
         if query is not None or not inside:
             finds: list[Effect] = [Find(query or "", key(self._space, name))]
             if self._earlier is not None:
-                before = hubs_of(self._earlier).leaf(self._space.places_in(self._earlier)[prototype])
+                before = hubs_of(self._earlier).leaf(self._space.in_earlier[prototype])
                 finds.append(Find("", key(self._earlier, before)))
             return finds
         chosen = self._rng.sample(inside, min(LOOKED_AT, len(inside)))

@@ -25,7 +25,6 @@ SKILLS_MAX = 2048
 RECKONED_MS = 86_400_000
 """What is believed of an agent is reckoned anew this long after, since outcomes fade."""
 
-
 Saved = Mapping[str, Mapping[AgentRef, bytes]]
 """Experience of agents by the name of the space in which it was made, as it was `Learned`."""
 

@@ -6,10 +6,10 @@ Rule: a message from a peer is direct contact; nobody but itself, or a helper th
 from p2pagent.keys import Keys
 from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.detector import ACK_MS, Detector, Suspicions
-from p2pagent.peer.directory import Directory, Proof, bound
+from p2pagent.peer.directory import Directory, bound
 from p2pagent.peer.effects import Effect, Send, SetTimer
 from p2pagent.peer.events import Timer
-from p2pagent.peer.gossip_messages import Ack, Nack, News, Ping, Relay, SignedSuspicion, Suspicion
+from p2pagent.peer.gossip_messages import Ack, Nack, News, Ping, Proof, Relay, SignedSuspicion, Suspicion
 from p2pagent.peer.herald import Herald
 from p2pagent.peer.rumours import Rumours
 from p2pagent.peer.wire import sealed

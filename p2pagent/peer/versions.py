@@ -20,9 +20,9 @@ def adverts(record: Record, space: Space) -> tuple[AgentAdvert, ...]:
     if not _is_of_earlier(record, space):
         return ()
     assert space.earlier is not None
-    places, size = space.places_in(space.earlier), len(space.earlier.prototypes)
+    size = len(space.earlier.prototypes)
     return tuple(
-        structs.replace(advert, capability=bytes(advert.capability[place] for place in places))
+        structs.replace(advert, capability=bytes(advert.capability[place] for place in space.in_earlier))
         for advert in record.agents
         if len(advert.capability) == size
     )

@@ -143,6 +143,8 @@ class Space:
         parts = [quantised(self.prototypes).tobytes()]
         if gate:
             parts += [gate.weights.tobytes(), gate.bias.tobytes()]
+        self.in_earlier = self.places_in(earlier) if earlier else []
+        """Per prototype the nearest one of the earlier space."""
         self.name = f"{embedder.name}@{sha256(b''.join(parts)).hexdigest()[:16]}"
 
     @property

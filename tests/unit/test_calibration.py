@@ -56,7 +56,7 @@ def word_of(prompt: str) -> str:
 async def test_the_measure_is_the_share_of_right_answers_per_prototype(space: Space) -> None:
     engine = ScriptedEngine(lambda prompt: f" {word_of(prompt)}\n" if prompt.startswith(SUBJECTS[2]) else "no")
     answered: list[None] = []
-    skill = await measure(engine, ITEMS, space, lambda: answered.append(None))
+    (skill,) = await measure(engine, ITEMS, [space], lambda: answered.append(None))
     pooled = 2 / len(ITEMS)
     assert skill == bytes(round(255 * ((2 + pooled) / 3 if m == 2 else pooled / 3)) for m in range(len(SUBJECTS)))
     assert len(answered) == len(ITEMS)
@@ -70,7 +70,7 @@ async def test_an_engine_that_breaks_off_is_not_measured(space: Space) -> None:
         return word_of(prompt)
 
     with pytest.raises(EngineUnavailableError, match="calibration questions failed"):
-        await measure(ScriptedEngine(broken), ITEMS, space, lambda: None)
+        await measure(ScriptedEngine(broken), ITEMS, [space], lambda: None)
 
 
 def test_the_shipped_questions_are_the_same_everywhere() -> None:

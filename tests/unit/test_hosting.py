@@ -55,3 +55,10 @@ async def test_a_new_version_of_the_space_is_measured_beside_the_one_before(
     assert now.earlier == before.capability
     assert now.capability == before.capability[::-1]
     assert len(asked) == 2 * len(shipped_items())
+
+
+async def test_a_new_device_is_asked_once_for_both_versions(tmp_path: Path, space: Space, asked: list[str]) -> None:
+    turned = Space(HashingEmbedder(), space.prototypes[::-1], earlier=space)
+    first = await offered(tmp_path, turned)
+    assert first.earlier == first.capability[::-1]
+    assert len(asked) == len(shipped_items())

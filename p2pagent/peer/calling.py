@@ -75,12 +75,11 @@ class Calling:
         return [*effects, *self.settle(query, now_ms)]
 
     def settle(self, query: Query, now_ms: int) -> list[Effect]:
-        """Clear once no quote is awaited any more; without a single one, start another round."""
-        live = self._table.live(query)
-        if query.state != "calling" or any(c.state == "called" for c in live):
+        """Clear once no quote is awaited any more; start another round without one that is worth taking up."""
+        if query.state != "calling" or any(c.state == "called" for c in self._table.live(query)):
             return []
-        if not any(c.state == "quoted" for c in live):
-            return self.call(query, now_ms)
+        if self._worth_another_round(query, now_ms):
+            return [*self._table.release(query), *self.call(query, now_ms)]
         query.state = "clearing"
         return self._gather(now_ms)
 
@@ -135,6 +134,17 @@ class Calling:
             return []
         at_ms = now_ms + max(LATE_MS, now_ms - query.called_ms)
         return [SetTimer(at_ms, Timer("quotes", query.ask.query.encode(), query.round))]
+
+    def _worth_another_round(self, query: Query, now_ms: int) -> bool:
+        """Whether nobody has quoted; or none of the strangers called, and others are believed to beat the own agent."""
+        best = query.best_quoted()
+        if best is None:
+            return True
+        if query.round >= ROUNDS_MAX or any(c.option.agent.peer != self._me for c in query.quoted()):
+            return False
+        lost = any(c.state in ("refused", "failed") and c.option.agent not in query.failed for c in query.conversations)
+        left = self._scout.best_left(query, self._table.bound(now_ms), now_ms) if lost else None
+        return left is not None and left > best.worth(query.ask)
 
     def _gather(self, now_ms: int) -> list[Effect]:
         """Clear at once, unless quotes for others of this owner's queries are on their way: wait a bit for those."""

@@ -263,7 +263,11 @@ class Peer:
                 return self._disputes.on_refund(peer, refund)
             case Delta() as delta:
                 return [*self.membership.on_message(peer, delta, now_ms), *self.buyer.on_news(now_ms)]
-            case Ping() | Ack() | Relay() | Nack() | Pull() | Look() | Sight() as message:
+            case Sight() as sight:
+                effects = self.membership.on_message(peer, sight, now_ms)
+                more_to_come = any(isinstance(e, Send) and isinstance(e.message, Pull) for e in effects)
+                return effects if more_to_come else [*effects, *self.buyer.on_news(now_ms)]
+            case Ping() | Ack() | Relay() | Nack() | Pull() | Look() as message:
                 return self.membership.on_message(peer, message, now_ms)
             case _ as message:
                 return self.hub.on_message(peer, message, now_ms)

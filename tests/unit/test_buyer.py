@@ -280,6 +280,24 @@ def test_when_all_refuse_only_the_local_agent_is_left(market: Market) -> None:
     }
 
 
+@pytest.mark.parametrize(("skill", "worth_asking"), [(0.6, True), (0.05, False)])
+def test_where_all_strangers_called_are_silent_others_are_called_if_they_beat_the_own_agent(
+    space: Space, skill: float, worth_asking: bool
+) -> None:
+    market = Market(space)
+    dave = SimKeys(4)
+    market.get(dave, make_delta(dave, space, make_advert("agent", {SUBJECT: skill})))
+    market.ask()
+    assert set(market.calls) == set(EXPERTS)
+    market.fire("quotes", QUOTES_MS)
+    assert bool(sent(market.effects, dave)) == worth_asking
+    assert any(isinstance(e, Generate) for e in market.effects) != worth_asking
+    if worth_asking:
+        (call,) = [m for m in sent(market.effects, dave) if isinstance(m, Call)]
+        market.get(dave, Refuse(call.conversation, "busy"))
+        assert local_job(market.effects)  # its slot, let go of for the second round, was asked for again
+
+
 def believed_wait_ms(market: Market, keys: SimKeys) -> int:
     return market.peer.buyer._scout.loads.prospect(AgentRef(keys.peer, "agent"), 2, (), START_MS).wait_ms
 

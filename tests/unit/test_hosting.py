@@ -12,8 +12,8 @@ from p2pagent.hosting import Hosting
 from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.routing.prototypes import HashingEmbedder, Space
 from p2pagent.store import open_store
+from tests.scripted_engine import ScriptedEngine
 from tests.strangers import ME
-from tests.unit.test_calibration import ScriptedEngine
 
 
 async def offered(folder: Path, space: Space) -> AgentAdvert:

@@ -1,7 +1,6 @@
 """Hearsay from peers that lie, lose messages and leave: what it may cost us, and what it must not."""
 
 import msgspec
-import pytest
 
 from p2pagent.peer.detector import TICK_MS
 from p2pagent.peer.directory import FAULTS_MAX
@@ -14,18 +13,10 @@ from p2pagent.peer.herald import REFUTE_MS
 from p2pagent.peer.lookout import SIGHT_MAX
 from p2pagent.peer.readers import Reader, record_in
 from p2pagent.sim.keys import SimKeys
+from tests.cell import DAVE, NOTHING, fire, introduce, known_to, only, pings, tick
 from tests.members import make_beat, make_known, make_record, make_suspicion, news, sign_beat
 from tests.scenario import START_MS, make_advert
-from tests.strangers import ALICE, BOB, CAROL, ME, make_peer, receive, sent
-from tests.unit.test_membership import NOTHING, fire, introduce, known_to, only, pings, tick
-
-DAVE = SimKeys(4)
-
-
-@pytest.fixture
-def peer(space):
-    return make_peer(space, make_advert("agent", {0: 0.9}))
-
+from tests.strangers import ALICE, BOB, CAROL, ME, receive, sent
 
 # --- nothing is taken in by halves ----------------------------------------------------------------------------------
 

@@ -278,7 +278,6 @@ class Buyer:
             failed = self._awards.fail(conversation, reason, now_ms, bad=bad, witnesses=witnesses)
             return [*failed, *self._go_on(query, now_ms)]
         self._table.drop(conversation, "failed", reason)
-        query.failed.add(conversation.option.agent)
         if query.runner_up is conversation:
             query.runner_up = None
         return self._calling.settle(query, now_ms)

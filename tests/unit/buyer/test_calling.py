@@ -1,13 +1,14 @@
 """Whom a buyer calls, whose quotes it waits for, and whom it awards."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 import pytest
 
 from p2pagent.peer.calling import LATE_MS
-from p2pagent.peer.effects import Generate, Post, Send, SetTimer
-from p2pagent.peer.events import Ask, CancelAsk, Generated, GenerationEnded, ProvidersFound
+from p2pagent.peer.effects import Effect, Generate, Post, Send, SetTimer
+from p2pagent.peer.events import Ask, CancelAsk, Generated, GenerationEnded, PeerDown, ProvidersFound, Unsent
 from p2pagent.peer.messages import Award, Call, Chunk, Final, RateCard, Refuse, Release, SignedQuote
 from p2pagent.peer.terms import QUOTES_MS
 from p2pagent.peer.updates import Answered, Unanswered
@@ -112,19 +113,29 @@ def test_when_all_refuse_only_the_local_agent_is_left(market: Market) -> None:
 
 
 @pytest.mark.parametrize(("skill", "worth_asking"), [(0.6, True), (0.05, False)])
-def test_where_all_strangers_called_are_silent_others_are_called_if_they_beat_the_own_agent(
-    space: Space, skill: float, worth_asking: bool
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda m: m.fire("quotes", QUOTES_MS),
+        lambda m: [m.get(k, Refuse(m.calls[k].conversation, "busy")) for k in EXPERTS][-1],
+        lambda m: [m.handle(PeerDown(k.peer)) for k in EXPERTS][-1],
+        lambda m: [m.handle(Unsent(k.peer)) for k in EXPERTS][-1],
+    ],
+    ids=["silent", "busy", "down", "unsent"],
+)
+def test_where_all_strangers_called_are_lost_others_are_called_if_they_beat_the_own_agent(
+    space: Space, lose: Callable[[Market], list[Effect]], skill: float, worth_asking: bool
 ) -> None:
     market = Market(space)
     dave = SimKeys(4)
     market.get(dave, make_delta(dave, space, make_advert("agent", {SUBJECT: skill})))
     market.ask()
     assert set(market.calls) == set(EXPERTS)
-    market.fire("quotes", QUOTES_MS)
-    assert bool(sent(market.effects, dave)) == worth_asking
-    assert any(isinstance(e, Generate) for e in market.effects) != worth_asking
+    effects = lose(market)
+    assert bool(sent(effects, dave)) == worth_asking
+    assert any(isinstance(e, Generate) for e in effects) != worth_asking
     if worth_asking:
-        (call,) = [m for m in sent(market.effects, dave) if isinstance(m, Call)]
+        (call,) = [m for m in sent(effects, dave) if isinstance(m, Call)]
         market.get(dave, Refuse(call.conversation, "busy"))
         assert local_job(market.effects)  # its slot, let go of for the second round, was asked for again
 

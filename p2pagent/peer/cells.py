@@ -7,6 +7,7 @@ or ignored. What lies beyond is looked up when it is needed.
 """
 
 from hashlib import sha256
+from itertools import islice
 
 from p2pagent.peer.directory import Entry
 from p2pagent.peer.gossip_messages import AgentAdvert
@@ -58,7 +59,7 @@ class Cells:
 
     def sparse(self, members: list[Entry]) -> tuple[str, ...]:
         """Followed cells below the root with hardly anybody in them."""
-        return tuple(name for name in self.names() if name != ROOT and _count(name, members) < LONELY)
+        return tuple(name for name in self.names() if name != ROOT and not _has(name, members, LONELY))
 
     def halve(self, members: list[Entry]) -> bool:
         """Go one halving down wherever there are too many; whether anything has changed.
@@ -102,6 +103,11 @@ class Cells:
         names = dict.fromkeys(above(path, deep) for path, deep in depths.items())
         self._names = tuple(n for n in names if not any(n != other and n.startswith(other) for other in names))
         return changed
+
+
+def _has(name: str, members: list[Entry], least: int) -> bool:
+    """Whether at least so many are in this cell."""
+    return len(list(islice((entry for entry in members if entry.is_in(name)), least))) == least
 
 
 def _count(name: str, members: list[Entry]) -> int:

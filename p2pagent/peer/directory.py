@@ -83,6 +83,8 @@ class Directory:
         self._entries: dict[PeerId, Entry] = {}
         self.members: dict[PeerId, Entry] = {}
         """Known peers of the cells that we follow."""
+        self.unmet = 0
+        """Members that have not spoken to us themselves."""
         self._sweep_ms = 0
         self._gone: dict[PeerId, Proof] = {}
         self._buried: dict[PeerId, None] = {}
@@ -144,9 +146,10 @@ class Directory:
         self._gone.pop(peer, None)
         self._buried.pop(peer, None)
         entry = self._entries[peer] = Entry(record, signed, heartbeat, beat, paths, silent, met)
-        self.members.pop(peer, None)
+        self._dismiss(peer)
         if self._follows(paths):
             self.members[peer] = entry
+            self.unmet += not met
         self._sweep_ms = min(self._sweep_ms, entry.expires_ms + CLOCK_SKEW_MS)
         self.changes += 1
         return True
@@ -154,6 +157,7 @@ class Directory:
     def regroup(self) -> None:
         """Other cells are followed now."""
         self.members = {peer: entry for peer, entry in self._entries.items() if self._follows(entry.paths)}
+        self.unmet = sum(not entry.met for entry in self.members.values())
         self.changes += 1
 
     def bury(self, peer: PeerId) -> None:
@@ -175,7 +179,7 @@ class Directory:
 
     def forget(self, peer: PeerId) -> None:
         """Drop what is known of `peer`; it may be learned again."""
-        self.members.pop(peer, None)
+        self._dismiss(peer)
         self.changes += self._entries.pop(peer, None) is not None
 
     def up(self, peer: PeerId) -> None:
@@ -183,6 +187,7 @@ class Directory:
         entry = self._entries.get(peer)
         if entry is not None:
             self.changes += not entry.met
+            self.unmet -= not entry.met and peer in self.members
             entry.silent, entry.met = False, True
 
     def down(self, peer: PeerId) -> None:
@@ -239,6 +244,11 @@ class Directory:
         """Entries whose peers may be called: not silent, not shunned, lease running."""
         candidates = ((p, e) for p, e in self._entries.items() if not e.silent and e.expires_ms > now_ms)
         return ((p, e) for p, e in candidates if not self.shuns(p, now_ms))
+
+    def _dismiss(self, peer: PeerId) -> None:
+        """`peer` is no member."""
+        entry = self.members.pop(peer, None)
+        self.unmet -= entry is not None and not entry.met
 
     def _end(self, peer: PeerId, proof: Proof) -> None:
         self._gone.pop(peer, None)

@@ -202,8 +202,7 @@ class Hearsay:
 
     def _is_full(self) -> bool:
         """Whether we have heard of as many members as we can believe without having met them."""
-        members = self._directory.members
-        return len(members) >= STRANGERS_MAX and sum(not e.met for e in members.values()) >= STRANGERS_MAX
+        return self._directory.unmet >= STRANGERS_MAX
 
     def _learn(self, source: PeerId, record: Record, heartbeat: Heartbeat, signed: Known, now_ms: int) -> list[Effect]:
         peer = PeerId(record.peer)

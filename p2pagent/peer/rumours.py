@@ -4,7 +4,6 @@ What was told least goes first, and of that the latest. A later heartbeat of a p
 """
 
 from collections.abc import Hashable
-from heapq import nsmallest
 from math import ceil, log2
 from typing import TypeVar
 
@@ -82,7 +81,8 @@ def _told(table: dict[_K, tuple[_V, Rumour]], most: int) -> tuple[_V, ...]:
     """The values that go next; each is told once more, and forgotten when that was the last time."""
     keys = list(table)
     if len(keys) > most:
-        keys = nsmallest(most, keys, key=lambda key: (table[key][1].told, -table[key][1].order))
+        ranked = sorted((rumour.told, -rumour.order, key) for key, (_, rumour) in table.items())
+        keys = [key for _, _, key in ranked[:most]]
     values = []
     for key in keys:
         value, rumour = table[key]

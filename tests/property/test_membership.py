@@ -183,7 +183,7 @@ class Babble:
         assert len(membership.detector._probes) <= PROBES_MAX
         assert len(membership.talk._relayed) <= RELAYED_MAX
         assert len(directory) <= PEERS_MAX
-        assert sum(not entry.met for entry in directory.members.values()) <= STRANGERS_MAX
+        assert directory.unmet == sum(not entry.met for entry in directory.members.values()) <= STRANGERS_MAX
         assert set(membership.talk.suspicions._cases) <= {keys.peer for keys in OTHERS}
 
 

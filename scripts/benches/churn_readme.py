@@ -16,9 +16,8 @@ def churn(rows: list[dict[str, Any]]) -> str:
         "peers that leave without a word, a minute": [f"{row['churn_per_minute']:.0%}" for row in rows],
         "questions answered": [f"{row['answered_share']['value']:.2%} of {row['questions']:,}" for row in rows],
         "right answers": [f"{row['accuracy']['value']:.1%}" for row in rows],
-        "had each asked the best that is alive": [
-            f"{row['accuracy_knowing_who_is_alive']['value']:.1%}" for row in rows
-        ],
+        "had each seen all who are alive": [f"{row['accuracy_knowing_who_is_alive']['value']:.1%}" for row in rows],
+        "had each asked the best claim alive": [f"{row['accuracy_best_claim']['value']:.1%}" for row in rows],
         "had each asked its own agent": [f"{row['accuracy_local']['value']:.1%}" for row in rows],
         "latency, mean, ms": [spread(row["latency_ms_mean"], 0) for row in rows],
         "added by churn, ms": [spread(row["latency_ms_added"], 0) for row in rows],

@@ -177,6 +177,7 @@ class Driver:
         self._users: dict[str, trio.MemorySendChannel[Update]] = {}
         self._queries = 0
         self._unsaved: dict[AgentRef, Learned] = {}
+        self._booking: dict[bytes, trio.Event] = {}
 
     def now_ms(self) -> int:
         """The time that the peer is told."""
@@ -294,6 +295,7 @@ class Driver:
                 if job in self._jobs:
                     self._jobs.pop(job).cancel()
             case Post():
+                self._booking.setdefault(effect.receipt_id, trio.Event())
                 nursery.start_soon(self._book, effect)
             case Archive(sheet_id, sheet):
                 nursery.start_soon(self._books.archive, sheet_id, sheet)
@@ -323,9 +325,9 @@ class Driver:
                 self.faults += 1
             case Tell(query, update):
                 if isinstance(update, Answered) and update.receipt_id:
-                    ident, explanation = bytes.fromhex(update.receipt_id), msgspec.structs.replace(update, text="")
-                    nursery.start_soon(self._books.explain, ident, msgspec.json.encode(explanation))
-                self._tell(query, update)
+                    nursery.start_soon(self._tell_booked, query, update)
+                else:
+                    self._tell(query, update)
 
     def _tell(self, query: str, update: Update) -> None:
         user = self._users.get(query)
@@ -384,7 +386,18 @@ class Driver:
     async def _book(self, effect: Post) -> None:
         """Only what is durable is reported. Those that wait together share one transaction of the store."""
         new = await self._books.post(effect.receipt, effect.seller_signature, effect.buyer_signature)
+        if effect.receipt_id in self._booking:  # a buyer may send the same again while it is booked
+            self._booking.pop(effect.receipt_id).set()
         self.put(Posted(effect.receipt_id, new))
+
+    async def _tell_booked(self, query: str, answered: Answered) -> None:
+        """Whoever has read an answer to its end has it in the ledger, whatever happens to this device then."""
+        ident, explanation = bytes.fromhex(answered.receipt_id), msgspec.structs.replace(answered, text="")
+        booked = self._booking.get(ident)
+        if booked is not None:
+            await booked.wait()
+        await self._books.explain(ident, msgspec.json.encode(explanation))
+        self._tell(query, answered)
 
     async def _remember(self, effect: Remember) -> None:
         """A shutdown waits for what can be rated, as for what was learned: an answer is not given a second time."""

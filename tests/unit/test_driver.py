@@ -9,11 +9,13 @@ from trio.testing import MockClock
 
 from p2pagent.driver import LATE_MS, Driver
 from p2pagent.listing import RETRY_FIRST_S, RETRY_MAX_S
-from p2pagent.peer.effects import Effect, Learned, Provide, SetTimer
-from p2pagent.peer.events import Event, Leave, PeerDown, PeerIdle, PeerUp, Received, Timer, TimerFired
+from p2pagent.peer.effects import Effect, Learned, Post, Provide, SetTimer, Tell
+from p2pagent.peer.events import Ask, Event, Leave, PeerDown, PeerIdle, PeerUp, Received, Timer, TimerFired
 from p2pagent.peer.gossip_messages import Nack
+from p2pagent.peer.updates import Text
 from p2pagent.types import AgentRef
-from tests.scenario import START_MS
+from tests.scenario import START_MS, make_ask
+from tests.scripted_node import ANSWERED
 from tests.strangers import ALICE, BOB
 
 
@@ -79,6 +81,38 @@ async def test_what_was_learned_last_is_what_is_kept(nursery: trio.Nursery, toge
     await trio.testing.wait_all_tasks_blocked()
     assert set(shelf.kept.values()) == {str(20 * together).encode()}
     assert len(shelf.kept) == 2
+
+
+class Ledger:
+    """A store that books when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_book = trio.Event()
+
+    async def post(self, *_: bytes) -> bool:
+        await self.may_book.wait()
+        return True
+
+    async def explain(self, *_: bytes) -> None: ...
+
+
+async def test_an_answer_is_whole_only_once_its_receipt_is_on_the_disk(nursery: trio.Nursery) -> None:
+    def answers(event: Event) -> list[Effect]:
+        if not isinstance(event, Ask):
+            return []
+        post = Post(bytes.fromhex(ANSWERED.receipt_id), b"", b"", b"")
+        return [Tell(event.query, Text("olleh")), post, Tell(event.query, ANSWERED)]
+
+    books = Ledger()
+    driver = Driver(Scripted(answers), Ether(), {}, books, lambda: START_MS)  # type: ignore[arg-type]
+    await nursery.start(driver.run)
+    async with driver.ask(lambda query: make_ask(query, 0)) as updates:
+        assert await updates.receive() == Text("olleh")
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.WouldBlock):
+            updates.receive_nowait()
+        books.may_book.set()
+        assert await updates.receive() == ANSWERED
 
 
 DUE_MS = START_MS + 1_000

@@ -76,8 +76,7 @@ def game_command(*, json: Json = False, seed: Seed = 0, quick: Quick = False, pl
     """Is routing under stale load fast, right, and frugal with probes?
 
     Plays ours and the published rules on the same simulated traces: 5 to 1,000 peers, loads up to 0.95, gossip every 2
-    and 10 seconds. The full run takes one to two hours on two
-    cores.
+    and 10 seconds. The full run takes one to two hours on two cores.
 
     Examples:
 
@@ -99,8 +98,8 @@ def churn_command(*, json: Json = False, seed: Seed = 0, quick: Quick = False) -
     """What do peers that leave without a word cost the others, and what does size cost?
 
     Simulates 500 peers of which up to a fifth leaves each minute while as many join, gossip at 100, 1,000 and 10,000
-    peers, and 10,000 peers for ten virtual minutes. The full run takes two hours on two cores and up to
-    ten gigabytes.
+    peers, and 10,000 peers for ten virtual minutes. The full run takes two to three hours on two cores, and up to ten
+    gigabytes.
 
     Examples:
 

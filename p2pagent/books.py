@@ -25,7 +25,8 @@ from p2pagent.peer.messages import Dispute, Receipt, SignedRefund
 from p2pagent.types import Microcredits, PeerId
 
 BOOKED = """
-    SELECT id, receipts.body, role, other, receipts.acknowledged, reason, raised_ms, refunds.body IS NOT NULL, good
+    SELECT id, receipts.body, role, other, receipts.acknowledged, reason, raised_ms, refunds.body IS NOT NULL, good,
+        automatic
     FROM receipts LEFT JOIN disputes ON disputes.receipt_id = id LEFT JOIN refunds ON refunds.receipt_id = id
     LEFT JOIN deliveries ON deliveries.receipt_id = id
 """
@@ -60,6 +61,8 @@ class Booked(Struct, frozen=True):
     refunded: bool
     good: bool | None
     """How its answer was rated; None if it was not, or was sold."""
+    automatic: bool
+    """A recount raised the dispute, and not the user."""
 
     @property
     def state(self) -> State:
@@ -151,7 +154,7 @@ def booking_of(signed: SignedReceipt, me: PeerId) -> Booking:
 
 def booked(row: Row) -> Booked:
     """The receipt in a row of `BOOKED`."""
-    ident, body, role, other, acknowledged, reason, raised_ms, refunded, good = row
+    ident, body, role, other, acknowledged, reason, raised_ms, refunded, good, automatic = row
     return Booked(
         receipt_id=ident,
         receipt=receipt_in(body),
@@ -162,15 +165,16 @@ def booked(row: Row) -> Booked:
         raised_ms=raised_ms,
         refunded=bool(refunded),
         good=None if good is None else bool(good),
+        automatic=bool(automatic),
     )
 
 
-def keep_dispute(connection: sqlite3.Connection, dispute: Dispute, raised_ms: int) -> bool:
+def keep_dispute(connection: sqlite3.Connection, dispute: Dispute, raised_ms: int, *, automatic: bool = False) -> bool:
     """Keep the dispute of a receipt in the ledger; False if it was in dispute or refunded before."""
     cursor = connection.execute(
-        "INSERT INTO disputes SELECT ?1, ?2, ?3 WHERE ?1 NOT IN (SELECT receipt_id FROM refunds)"
+        "INSERT INTO disputes SELECT ?1, ?2, ?3, ?4 WHERE ?1 NOT IN (SELECT receipt_id FROM refunds)"
         " ON CONFLICT (receipt_id) DO NOTHING",
-        (dispute.receipt_id, dispute.reason, raised_ms),
+        (dispute.receipt_id, dispute.reason, raised_ms, automatic),
     )
     return bool(cursor.rowcount)
 

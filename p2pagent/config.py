@@ -78,6 +78,9 @@ class Preferences(Struct, frozen=True, forbid_unknown_fields=True):
     caution: Annotated[float, Meta(ge=-3, le=3, description="Standard deviations taken off an uncertain quality.")] = (
         0.5
     )
+    cache_secret: Annotated[
+        str, Meta(max_length=256, description="Devices with the same one use what is cached for each other.")
+    ] = ""
     newcomer_credit_microcredits: Annotated[
         Money, _about("What a peer without history may owe this device; grows with what it has settled.")
     ] = 1_000_000

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections import deque
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from random import SystemRandom
 
@@ -18,11 +18,12 @@ import trio
 from rich.console import Console
 from trio_typing import TaskStatus
 
-from p2pagent import home
+from p2pagent import experts, home
 from p2pagent.api.server import serve
 from p2pagent.clock import Clock
 from p2pagent.config import Config
 from p2pagent.driver import Driver
+from p2pagent.engine.factory import model_folder
 from p2pagent.errors import RemoteError, bare_local_errors
 from p2pagent.hosting import Hosting
 from p2pagent.keys import Ed25519Keys
@@ -42,7 +43,17 @@ from p2pagent.net import PeerUp as NetPeerUp
 from p2pagent.node import WARNINGS_MAX, LocalNode
 from p2pagent.peer.credit import Account
 from p2pagent.peer.debts import Debt
-from p2pagent.peer.events import AgentsChanged, Leave, Misbehaved, PeerDown, PeerIdle, PeerUp, Received, Unsent
+from p2pagent.peer.events import (
+    AgentsChanged,
+    CacheChanged,
+    Leave,
+    Misbehaved,
+    PeerDown,
+    PeerIdle,
+    PeerUp,
+    Received,
+    Unsent,
+)
 from p2pagent.peer.gossip_messages import Record, SignedRecord
 from p2pagent.peer.messages import Settle
 from p2pagent.peer.peer import Peer
@@ -50,6 +61,7 @@ from p2pagent.peer.wire import GOSSIP_PROTOCOL, HUB_PROTOCOL, QUERY_PROTOCOL, de
 from p2pagent.routing.prototypes import Space
 from p2pagent.routing.space import load_space
 from p2pagent.store import FILE, Store, open_store
+from p2pagent.tokenisers import Tokenisers
 from p2pagent.types import PeerId
 
 LOOK_AFTER_S = 60
@@ -110,6 +122,7 @@ class Daemon:
         self._keys = Ed25519Keys(seed)
         self.starts_anew = False
         self._addresses: tuple[str, ...] | None = None
+        self._tokenisers = Tokenisers()
         self._warnings: deque[str] = deque(maxlen=WARNINGS_MAX)
         self._space: Space = load_space(config.embedding.kind)
         self._network = Network(
@@ -151,8 +164,17 @@ class Daemon:
             await self._store.unacknowledged_refunds(),
             await self._store.load_experience(),
         )
-        self._hosting = Hosting(self._folder, self._space, self._store, changed=self._tell_agents, warn=self._warn)
-        self._driver = Driver(self._peer, self._network, self._hosting.engines, self._store, self._clock)
+        await trio.to_thread.run_sync(self._find_tokenisers)
+        self._hosting = Hosting(
+            self._folder,
+            self._space,
+            self._store,
+            changed=self._tell_agents,
+            cached=lambda agent, held: self._driver.put(CacheChanged(agent, held)),
+            warn=self._warn,
+        )
+        engines, tokenisers = self._hosting.engines, self._tokenisers
+        self._driver = Driver(self._peer, self._network, engines, self._store, self._clock, tokenisers=tokenisers)
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Bring everything up; returns when this device answers.
@@ -171,6 +193,7 @@ class Daemon:
             network=self._network,
             store=self._store,
             engines=self._hosting.engines,
+            tokenisers=self._tokenisers,
             warnings=self._warnings,
             started_s=trio.current_time(),
         )
@@ -194,7 +217,8 @@ class Daemon:
 
     def _tell_agents(self) -> None:
         self._addresses = self._network.addresses()
-        self._driver.put(AgentsChanged(tuple(self._hosting.adverts.values()), self._addresses[:ADDRESSES_MAX]))
+        adverts = tuple(self._hosting.adverts.values())
+        self._driver.put(AgentsChanged(adverts, self._addresses[:ADDRESSES_MAX], self._hosting.measured.copy()))
 
     # --- network ----------------------------------------------------------------------------------------------------
 
@@ -237,6 +261,19 @@ class Daemon:
 
     async def _snapshot(self) -> None:
         await self._store.save_records([entry.signed for _, entry in self._peer.directory.entries()])
+
+    def _find_tokenisers(self) -> None:
+        """Know those of the shipped experts, of the own models, and those that the owner has put into the folder."""
+        models = [model_folder(agent.engine) for agent in self._config.agents]
+        for folder in [*map(experts.path, experts.names()), *models]:
+            with suppress(OSError, ValueError):  # the engine that reads it says what is wrong
+                if folder is not None:
+                    self._tokenisers.add(folder)
+        for folder in home.tokenisers(self._folder):
+            try:
+                self._tokenisers.add(folder)
+            except (OSError, ValueError) as error:
+                self._warn(f"{folder} holds no tokeniser: {error}")
 
     # --- this device ------------------------------------------------------------------------------------------------
 

@@ -69,6 +69,9 @@ _MIGRATIONS = (
         PRIMARY KEY (peer, agent, space)
     ) STRICT;
     """,
+    """
+    ALTER TABLE disputes ADD COLUMN automatic INTEGER NOT NULL DEFAULT 0 CHECK (automatic IN (0, 1));
+    """,
 )
 """Each brings the schema one version on; `PRAGMA user_version` counts those that have run."""
 

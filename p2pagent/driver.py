@@ -31,7 +31,9 @@ from p2pagent.peer.effects import (
     Post,
     PostRefund,
     Provide,
+    RaiseDispute,
     RecordDispute,
+    Recount,
     RefundAcknowledged,
     Remember,
     Send,
@@ -43,6 +45,7 @@ from p2pagent.peer.events import (
     Ask,
     CancelAsk,
     Delivery,
+    Disputed,
     DisputeRecorded,
     Event,
     Generated,
@@ -57,6 +60,7 @@ from p2pagent.peer.events import (
     ProvidersFound,
     Rating,
     Received,
+    Recounted,
     RefundPosted,
     Timer,
     TimerFired,
@@ -140,8 +144,18 @@ class Bookkeeper(Protocol):
     async def acknowledge_refund(self, receipt_id: bytes) -> None:
         """The buyer has booked it too."""
 
+    async def raise_dispute(self, dispute: Dispute, raised_ms: int, *, automatic: bool) -> bool:
+        """Keep a dispute of ours; False if it was in dispute or refunded before."""
+
     async def record_dispute(self, buyer: PeerId, dispute: Dispute, raised_ms: int) -> SignedRefund | None:
         """Keep a dispute of what was sold to `buyer`; the refund if there is one already."""
+
+
+class Counter(Protocol):
+    """What the driver needs of the tokenisers."""
+
+    async def count_answer(self, digest: bytes, text: str) -> int | None:
+        """The tokens of an answer; None where the tokeniser is not known."""
 
 
 class Driver:
@@ -155,6 +169,7 @@ class Driver:
         books: Bookkeeper,
         clock: Callable[[], int],
         observe: Callable[[int, Event, list[Effect]], None] | None = None,
+        tokenisers: Counter | None = None,
     ) -> None:
         self.events_dropped = 0
         self.faults = 0
@@ -164,6 +179,7 @@ class Driver:
         self._books = books
         self._clock = clock
         self._observe = observe
+        self._tokenisers = tokenisers
         self._waiting: deque[Event] = deque()
         self._holes: set[PeerId] = set()
         self._wake = trio.Event()
@@ -310,6 +326,10 @@ class Driver:
                 nursery.start_soon(self._book_refund, refund)
             case RecordDispute():
                 nursery.start_soon(self._record_dispute, effect)
+            case Recount():
+                nursery.start_soon(self._recount, effect)
+            case RaiseDispute(seller, dispute):
+                nursery.start_soon(self._raise_dispute, seller, dispute)
             case RefundAcknowledged(receipt_id):
                 nursery.start_soon(self._books.acknowledge_refund, receipt_id)
             case Find():
@@ -365,7 +385,8 @@ class Driver:
                 sent_ms = self._clock()
                 flush()
 
-        request = GenerateRequest(effect.turns, effect.sampling, effect.cache_salt, effect.priority)
+        asked = effect.turns, effect.sampling, effect.cache_salt, effect.priority
+        request = GenerateRequest(*asked, effect.domain, effect.prefix)
         engine = self._engines.get(effect.agent)
         if engine is None:  # withdrawn while its award was on the way here
             self._jobs.pop(job, None)
@@ -417,6 +438,17 @@ class Driver:
     async def _record_dispute(self, effect: RecordDispute) -> None:
         refund = await self._books.record_dispute(effect.buyer, effect.dispute, effect.raised_ms)
         self.put(DisputeRecorded(effect.buyer, refund))
+
+    async def _recount(self, effect: Recount) -> None:
+        known = self._tokenisers
+        tokens = None if known is None else await known.count_answer(effect.tokeniser, effect.text)
+        self.put(Recounted(effect.receipt_id, effect.seller, effect.claimed_tokens, tokens))
+
+    async def _raise_dispute(self, seller: PeerId, dispute: Dispute) -> None:
+        with trio.CancelScope(shield=True):
+            is_new = await self._books.raise_dispute(dispute, self._clock(), automatic=True)
+        if is_new:
+            self.put(Disputed(seller, dispute))
 
     async def _find(self, effect: Find) -> None:
         peers = await self._transport.find(effect.cell, PROVIDERS_MAX)

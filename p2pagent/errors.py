@@ -27,6 +27,7 @@ class Exit(IntEnum):
     PARTIAL = 13
     STORE = 14
     INVITE = 15
+    NO_AGENT = 16
 
 
 class LocalError(Exception):

@@ -20,6 +20,7 @@ CONFIG = "config.toml"
 IDENTITY = "identity"
 TOKEN = "token"  # noqa: S105 - the name of a file
 ENDPOINT = "api.json"
+TOKENISERS = "tokenisers"
 
 _SECRET_BYTES = 32
 
@@ -52,6 +53,12 @@ def token(home: Path) -> str:
         LocalError: as for `identity`.
     """
     return _secret(home / TOKEN).hex()
+
+
+def tokenisers(home: Path) -> list[Path]:
+    """The folders of tokenisers that the owner has put here, each with the files of a model but its weights."""
+    folder = home / TOKENISERS
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 @contextmanager

@@ -14,32 +14,48 @@ from trio_typing import TaskStatus
 
 from p2pagent import calibration
 from p2pagent.config import Agent
-from p2pagent.engine.base import Engine
+from p2pagent.engine import benchmark
+from p2pagent.engine.base import Caching, Engine
 from p2pagent.engine.factory import fingerprint, make_engine
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError, first
 from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.messages import RateCard
 from p2pagent.routing.prototypes import Space
+from p2pagent.routing.qos import Sample
+from p2pagent.routing.residency import Held
 from p2pagent.store import Store
 
 MODEL_NAME_BYTES_MAX = 64
 SKILL_NOTED = 0.1
 MEASUREMENTS_MAX = 5
 MEASURE_AGAIN_S = 5.0
+CACHE_S = 0.1
 
 
 class Hosting:
-    """Runs agents; `changed` is called whenever `adverts` has changed, `warn` with what the owner should know."""
+    """Runs agents; `changed` is called whenever `adverts` has changed, `warn` with what the owner should know.
+
+    `cached` is told what becomes of an agent's prefix cache, at most every `CACHE_S`.
+    """
 
     def __init__(
-        self, folder: Path, space: Space, store: Store, *, changed: Callable[[], None], warn: Callable[[str], None]
+        self,
+        folder: Path,
+        space: Space,
+        store: Store,
+        *,
+        changed: Callable[[], None],
+        cached: Callable[[str, Held], None],
+        warn: Callable[[str], None],
     ) -> None:
         self.engines: dict[str, Engine] = {}
         self.adverts: dict[str, AgentAdvert] = {}
+        self.measured: dict[str, tuple[Sample, ...]] = {}
         self._folder = folder
         self._space = space
         self._store = store
         self._changed = changed
+        self._cached = cached
         self._warn = warn
 
     async def start(self, agents: tuple[Agent, ...], nursery: trio.Nursery) -> None:
@@ -72,9 +88,13 @@ class Hosting:
             async with trio.open_nursery() as life:
                 await life.start(engine.run)
                 skill, *earlier = await self._skills(agent, engine, progress, bar)
+                progress.update(bar, description=f"{agent.name}: measuring its speed", total=None)
+                self.measured[agent.name] = await benchmark.measure(engine)
                 progress.remove_task(bar)
                 self._offer(agent, engine, skill, b"".join(earlier))
                 task_status.started()
+                if isinstance(engine, Caching):
+                    await self._follow_cache(agent.name, engine)
         except* LocalError as group:
             error = first(group)
             offered = self.adverts.pop(agent.name, None) is not None
@@ -88,12 +108,19 @@ class Hosting:
                 del self.engines[agent.name]
                 self._changed()
 
+    async def _follow_cache(self, agent: str, engine: Caching) -> None:
+        while True:
+            for held in await engine.cache_changes():
+                self._cached(agent, held)
+            await trio.sleep(CACHE_S)
+
     def _offer(self, agent: Agent, engine: Engine, skill: bytes, earlier: bytes) -> None:
         can = engine.capabilities()
         rates = RateCard(agent.rates.prompt, agent.rates.cached, agent.rates.output)
         model = can.model.encode()[:MODEL_NAME_BYTES_MAX].decode(errors="ignore")
         self.engines[agent.name] = engine
-        self.adverts[agent.name] = AgentAdvert(agent.name, model, skill, rates, can.context_tokens, can.slots, earlier)
+        sizes, counts = (can.context_tokens, can.slots), (can.cache_tokens, can.tokeniser)
+        self.adverts[agent.name] = AgentAdvert(agent.name, model, skill, rates, *sizes, earlier, *counts)
         self._changed()
 
     async def _skills(self, agent: Agent, engine: Engine, progress: Progress, bar: TaskID) -> list[bytes]:

@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from p2pagent import __version__
 from p2pagent.api.node import (
@@ -24,10 +25,11 @@ from p2pagent.books import Booked
 from p2pagent.config import Config, Preferences
 from p2pagent.driver import Driver
 from p2pagent.engine.base import Engine
-from p2pagent.engine.openai_wire import estimate_tokens
+from p2pagent.engine.openai_wire import estimate_tokens, most_tokens
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
 from p2pagent.keys import Keys
 from p2pagent.net import Network
+from p2pagent.peer import pinned
 from p2pagent.peer.disputes import make_refund
 from p2pagent.peer.events import Ask, Disputed, Policy, Rating, RefundPosted
 from p2pagent.peer.gossip_messages import AgentAdvert
@@ -37,6 +39,7 @@ from p2pagent.peer.updates import Update
 from p2pagent.peer.wire import FRAME_BYTES_MAX
 from p2pagent.routing.prototypes import Space
 from p2pagent.store import Store
+from p2pagent.tokenisers import Tokenisers
 from p2pagent.types import AgentRef, ChatMessage, Sampling
 
 WARNINGS_MAX = 16
@@ -56,6 +59,7 @@ class LocalNode(Struct):
     network: Network
     store: Store
     engines: Mapping[str, Engine]
+    tokenisers: Tokenisers
     warnings: deque[str]
     started_s: float
 
@@ -63,6 +67,12 @@ class LocalNode(Struct):
     def preferences(self) -> Preferences:
         """The owner's settings for questions."""
         return self.config.preferences
+
+    def agent(self, text: str) -> AgentRef:
+        """The agent that is meant; see `p2pagent.api.node.Node.agent`."""
+        own = [AgentRef(self.network.peer, name) for name in self.engines]
+        others = [AgentRef(peer, a.name) for peer, entry in self.peer.directory.entries() for a in entry.record.agents]
+        return pinned.find(text, [*own, *others])
 
     @asynccontextmanager
     async def ask(
@@ -103,13 +113,17 @@ class LocalNode(Struct):
         if size > QUESTION_BYTES_MAX:
             cause = f"the question has {size} bytes; {QUESTION_BYTES_MAX} fit into a message"
             raise LocalError(cause, "shorten it", Exit.TOO_LONG)
-        prompt_tokens = await self._count(turns)
-        context = self._largest_context()
-        if prompt_tokens >= context:
+        own = [(can.tokeniser, can.context_tokens) for can in (e.capabilities() for e in self.engines.values())]
+        known = [(a.tokeniser, a.context_tokens) for _, e in self.peer.directory.entries() for a in e.record.agents]
+        counted = await self.tokenisers.count_prompt((tokeniser for tokeniser, _ in [*own, *known]), turns)
+        expected = await self._expected_tokens(turns)
+        ask = Ask("", turns, sampling, expected, policy, "", expect, most_tokens(turns), counted)
+        longest = max([*own, *known], key=lambda agent: agent[1], default=None)
+        if longest is not None and all(ask.tokens_by(tokeniser) >= context for tokeniser, context in [*own, *known]):
             hint = "shorten it, or host an agent with a longer context"
-            cause = f"the question has {prompt_tokens} tokens; no agent takes {context} or more"
+            cause = f"the question has {ask.tokens_by(longest[0])} tokens; no agent takes {longest[1]} or more"
             raise LocalError(cause, hint, Exit.TOO_LONG)
-        return lambda query: Ask(query, turns, sampling, prompt_tokens, policy, expect=expect)
+        return lambda query: structs.replace(ask, query=query)
 
     def status(self) -> StatusView:
         """How the daemon fares now."""
@@ -222,18 +236,15 @@ class LocalNode(Struct):
             outcomes=outcomes,
         )
 
-    async def _count(self, turns: tuple[ChatMessage, ...]) -> int:
+    async def _expected_tokens(self, turns: tuple[ChatMessage, ...]) -> int:
+        """What a prompt is expected to have by a tokeniser that we do not know: as much as by an own one like that."""
         for engine in self.engines.values():
-            try:
-                return await engine.count_tokens(turns)
-            except EngineUnavailableError:
-                continue
-        return estimate_tokens(turns)  # no local engine is there to count
-
-    def _largest_context(self) -> int:
-        own = [engine.capabilities().context_tokens for engine in self.engines.values()]
-        known = [a.context_tokens for _, e in self.peer.directory.entries() for a in e.record.agents]
-        return max([*own, *known], default=1 << 24)
+            if engine.capabilities().tokeniser not in self.tokenisers.known:
+                try:
+                    return await engine.count_tokens(turns)
+                except EngineUnavailableError:
+                    continue
+        return estimate_tokens(turns)
 
 
 def _engine_view(name: str, engine: Engine) -> EngineView:
@@ -246,6 +257,8 @@ def _engine_view(name: str, engine: Engine) -> EngineView:
         completed=statistics.completed,
         failed=statistics.failed,
         restarts=statistics.restarts,
+        prompt_tokens=statistics.prompt_tokens,
+        cached_tokens=statistics.cached_tokens,
     )
 
 
@@ -268,8 +281,17 @@ def _receipt_view(booked: Booked) -> ReceiptView:
         state=booked.state,
         reason=booked.reason,
         raised_ms=booked.raised_ms,
+        raised_by=_raised_by(booked),
         rating=None if booked.good is None else _verdict(booked.good),
     )
+
+
+def _raised_by(booked: Booked) -> Literal["buyer", "user", "recount"] | None:
+    if booked.reason is None:
+        return None
+    if booked.role == "seller":
+        return "buyer"
+    return "recount" if booked.automatic else "user"
 
 
 def _agent_view(advert: AgentAdvert, outcomes: int) -> AgentView:

@@ -7,6 +7,7 @@ all receipts that wait for their turn in one transaction: a busy ledger pays for
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
@@ -135,9 +136,13 @@ class Store:
             raise LocalError(f"{cause} {prefix}", "`p2pagent ledger` lists the latest receipts", Exit.STORE)
         return booked(rows[0])
 
-    async def raise_dispute(self, dispute: Dispute, raised_ms: int) -> bool:
-        """Keep a dispute of a receipt in which we are the buyer; False if it was in dispute or refunded before."""
-        return await self._alone(self._database.transact, books.keep_dispute, dispute, raised_ms)
+    async def raise_dispute(self, dispute: Dispute, raised_ms: int, *, automatic: bool = False) -> bool:
+        """Keep a dispute of a receipt in which we are the buyer; False if it was in dispute or refunded before.
+
+        It is `automatic` where no user raised it.
+        """
+        keep = partial(books.keep_dispute, automatic=automatic)
+        return await self._alone(self._database.transact, keep, dispute, raised_ms)
 
     async def record_dispute(self, buyer: PeerId, dispute: Dispute, raised_ms: int) -> SignedRefund | None:
         """Keep what `buyer` disputes if it was sold to it, and give back the refund if there is one already."""

@@ -51,7 +51,12 @@ QUERY_INVALID: list[tuple[str, bytes, str]] = [
     *MALFORMED,
     # Closed and positional: every field, no other.
     ("a tag of the other protocol", encode(LOOK), "Invalid value 'look'"),
-    ("call: a field missing", without_last(CALL), "at least length 8"),
+    ("chunk: a field missing", without_last(CHUNK), "at least length 4"),
+    (
+        "call: a last field that is as if it were missing is missing",
+        without_last(QUERY_VALID["call: without marks"]),
+        "not the canonical",
+    ),
     ("release: a field too many", packed("release", CONVERSATION, 0), "at most length"),
     # One encoding for each value.
     ("chunk: an integer longer than it need be", CHUNK_BYTES.replace(b"\0\xab", b"\xcc\0\xab"), "not the canonical"),
@@ -73,6 +78,10 @@ QUERY_INVALID: list[tuple[str, bytes, str]] = [
         "exceeds max_ext_len",
     ),
     # Bounds, each at the first value beyond it.
+    ("call: a domain of 17 bytes", with_field(CALL, 8, bytes(17)), "length <= 16"),
+    ("call: 33 marks", with_field(CALL, 9, [[bytes(8), 0]] * 33), "length <= 32"),
+    ("call: a mark of 7 bytes", with_field(CALL, 9, [[bytes(7), 0]]), "length >= 8"),
+    ("call: a mark of 9 bytes", with_field(CALL, 9, [[bytes(9), 0]]), "length <= 8"),
     ("release: an id of 15 bytes", packed("release", CONVERSATION[1:]), "length >= 16"),
     ("release: an id of 17 bytes", packed("release", CONVERSATION + b"\0"), "length <= 16"),
     ("chunk: a negative integer", with_field(CHUNK, 2, -1), "`int` >= 0"),
@@ -98,7 +107,7 @@ QUERY_INVALID: list[tuple[str, bytes, str]] = [
     ("award: an unknown role", with_field(AWARD, 2, [["tool", ""]]), "Invalid enum value 'tool'"),
     ("award: a turn without content", with_field(AWARD, 2, [["user"]]), "at least length 2"),
     ("award: a turn with a field too many", with_field(AWARD, 2, [["user", "", ""]]), "at most length 2"),
-    ("award: a temperature over 10", with_field(AWARD, 3, 10_001), "`int` <= 10000"),
+    ("award: a temperature over 2", with_field(AWARD, 3, 2_001), "`int` <= 2000"),
     ("award: a negative temperature", with_field(AWARD, 3, -1), "`int` >= 0"),
     ("award: a seed over 2^31", with_field(AWARD, 4, (1 << 31) + 1), "`int` <= 2147483648"),
     ("award: a negative seed", with_field(AWARD, 4, -1), "`int` >= 0"),

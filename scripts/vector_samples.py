@@ -32,6 +32,8 @@ from p2pagent.peer.messages import (
     Dispute,
     Fail,
     Final,
+    Holds,
+    Mark,
     Message,
     Quote,
     RateCard,
@@ -39,6 +41,7 @@ from p2pagent.peer.messages import (
     Refund,
     Refuse,
     Release,
+    Seek,
     Settle,
     Settled,
     SignedQuote,
@@ -52,6 +55,7 @@ SELLER, BUYER, STRANGER = (Ed25519Keys(seed) for seed in SEEDS.values())
 CONVERSATION = bytes.fromhex("c0ffee00000000000000000000000001")
 RATES = RateCard(prompt=10, cached=1, output=40)
 ANSWER = "Grüße, 85"
+TOKENISER = bytes.fromhex("c2357c4dffe2ce3e")
 START_MS = 1_800_000_000_000
 
 RECORD = Record(
@@ -61,7 +65,7 @@ RECORD = Record(
     incarnation=START_MS,
     sequence=7,
     addresses=("/ip4/192.0.2.7/tcp/4101", "/ip6/2001:db8::7/tcp/4101"),
-    agents=(AgentAdvert("sums", "add", bytes([255, 128, 0]), RATES, 4096, 4, bytes([130, 250])),),
+    agents=(AgentAdvert("sums", "add", bytes([255, 128, 0]), RATES, 4096, 4, bytes([130, 250]), 21_792, TOKENISER),),
     earlier="hash-charwb3to5-4096-256/1@fedcba9876543210",
 )
 HEARTBEAT = Heartbeat(
@@ -71,10 +75,10 @@ HEARTBEAT = Heartbeat(
     refuted=1,
     issued_ms=START_MS + 210_000,
     lease_ms=120_000,
-    loads=(Load(running=3, waiting=1, arrived=41, served=37, busy_ms=52_000),),
+    loads=(Load(running=3, waiting=1, arrived=41, served=37, busy_ms=52_000, computed_tokens=9_120),),
 )
 GOODBYE = msgspec.structs.replace(HEARTBEAT, issued_ms=START_MS + 215_000, lease_ms=0, loads=())
-BUSIEST = Heartbeat(SELLER.peer, *[1 << 53] * 4, 1 << 31, (Load(*[1 << 16] * 2, *[1 << 53] * 3),) * 8)
+BUSIEST = Heartbeat(SELLER.peer, *[1 << 53] * 4, 1 << 31, (Load(*[1 << 16] * 2, *[1 << 53] * 4),) * 8)
 SUSPICION = Suspicion(accuser=BUYER.peer, accused=SELLER.peer, incarnation=START_MS, refuted=1)
 LARGEST = Record(
     peer=SELLER.peer,
@@ -83,7 +87,11 @@ LARGEST = Record(
     incarnation=1 << 53,
     sequence=1 << 53,
     addresses=(),
-    agents=(AgentAdvert("a", "m" * 64, bytes(256), RateCard(1 << 32, 1 << 32, 1 << 32), 1 << 24, 1 << 16, bytes(256)),),
+    agents=(
+        AgentAdvert(
+            "a", "m" * 64, bytes(256), RateCard(*[1 << 32] * 3), 1 << 24, 1 << 16, bytes(256), 1 << 24, bytes(8)
+        ),
+    ),
     earlier="e" * 64,
 )
 QUOTE = Quote(
@@ -92,9 +100,12 @@ QUOTE = Quote(
     agent="sums",
     free_slots=3,
     queued=0,
+    wait_ms=0,
     ttft_ms=120,
+    ttft_high_ms=190,
     tpot_us=8_000,
     cached_tokens=0,
+    evicted_microcredits=256,
     rates=RATES,
     sheet=b"",
     slot_price_microcredits=0,
@@ -136,10 +147,11 @@ BUYER_SIGNATURE = sealed(RECEIPT, BUYER)[1]
 REFUND = Refund(
     receipt_id(RECEIPT_BODY), BUYER.peer, SELLER.peer, RECEIPT.price_microcredits, RECEIPT.issued_ms + 60_000
 )
+MARKS = Mark(bytes.fromhex("00112233445566ff"), 0), Mark(bytes.fromhex("8899aabbccddeeff"), 19)
 SIGNATURE = bytes(range(64))
 """For what is refused before any signature is looked at."""
 
-CALL = Call(CONVERSATION, "sums", RECORD.space, bytes([127, 0, 129]), 24, 64, 2_000)
+CALL = Call(CONVERSATION, "sums", RECORD.space, bytes([127, 0, 129]), 24, 64, 2_000, bytes(range(16)), MARKS)
 AWARD = Award(CONVERSATION, (Turn("system", ""), Turn("user", "What is 47 plus 38?")), 700, 4711)
 CHUNK = Chunk(CONVERSATION, 0, ANSWER)
 DISPUTE = Dispute(REFUND.receipt_id, "half of the answer is missing")
@@ -147,16 +159,29 @@ LOOK = Look("/0110.01")
 
 QUERY_VALID: dict[str, Message] = {
     "call": CALL,
-    "call: everything at its upper bound": Call(b"\xff" * 16, "a" * 64, "s" * 64, bytes(1024), *[1 << 24] * 2, 1 << 31),
-    "call: everything at its lower bound": Call(bytes(16), "a", "s", b"", 0, 0, 0),
+    "call: everything at its upper bound": Call(
+        b"\xff" * 16,
+        "a" * 64,
+        "s" * 64,
+        bytes(1024),
+        *[1 << 24] * 2,
+        1 << 31,
+        bytes(16),
+        (Mark(bytes(8), 1 << 24),) * 32,
+    ),
+    "call: everything at its lower bound": Call(bytes(16), "a", "s", b"", 0, 0, 0, b"", ()),
+    "call: without marks": msgspec.structs.replace(CALL, domain=b"", prefix=()),
     "call: a name of 64 characters in 256 bytes": msgspec.structs.replace(CALL, agent="\N{SEEDLING}" * 64),
     "quote": SignedQuote(*sealed(QUOTE, SELLER)),
     "quote: with the price of a slot": SignedQuote(*sealed(DEARER_QUOTE, SELLER)),
+    "seek": Seek(CONVERSATION, "sums", CALL.domain, CALL.prefix, 24),
+    "seek: from who shows no domain": Seek(CONVERSATION, "sums", b"", (), 0),
+    "holds": Holds(CONVERSATION, 16),
     "refuse": Refuse(CONVERSATION, "credit"),
     "refuse: too late for the buyer": Refuse(CONVERSATION, "late"),
     "refuse: enough with this buyer": Refuse(CONVERSATION, "enough"),
     "award": AWARD,
-    "award: everything at its upper bound": Award(CONVERSATION, (Turn("assistant", ""),) * 256, 10_000, 1 << 31),
+    "award: everything at its upper bound": Award(CONVERSATION, (Turn("assistant", ""),) * 256, 2_000, 1 << 31),
     "release": Release(CONVERSATION),
     "chunk": CHUNK,
     "chunk: a piece without text": Chunk(CONVERSATION, 1 << 24, ""),

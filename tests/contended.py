@@ -14,6 +14,7 @@ from p2pagent.peer.sheet import check_book, fill, ordered
 from p2pagent.peer.updates import Answered, Unanswered
 from p2pagent.peer.wire import WireMessage, parsed, sealed
 from p2pagent.routing.prototypes import Space
+from p2pagent.routing.qos import Outcome, Sample, Task
 from p2pagent.sim.engine import EngineModel
 from p2pagent.sim.keys import SimKeys
 from p2pagent.sim.links import uniform
@@ -25,6 +26,13 @@ SUBJECT = 0
 HUB = "/"
 DECODE_MS = 200
 ANSWER_MS = DECODE_MS * len(answer_of(0)) + 20
+MEASURED = tuple(
+    Sample(Task(tokens, 0, 64, running), Outcome(1_000 * (tokens + DECODE_MS), 1_000 * DECODE_MS, len(answer_of(0)), 0))
+    for tokens in (20, 30)
+    for running in (0, 1, 2)
+)
+"""What answers take, whatever else is at work."""
+
 """What an expert takes for one answer."""
 
 
@@ -47,12 +55,15 @@ class Contended:
             agents = (make_advert("agent", {roles[device.index]: 0.95}, slots),) if device in self.devices else ()
             device.engine = EngineModel(device.engine.answer, 1, DECODE_MS)
             self.world.add(device.name, device.peer, {"agent": device.engine})
-            self.world.at(START_MS, device.name, AgentsChanged(agents, (f"/ip4/127.0.0.1/tcp/{4000 + device.index}",)))
+            address = f"/ip4/127.0.0.1/tcp/{4000 + device.index}"
+            self.world.at(START_MS, device.name, AgentsChanged(agents, (address,), {"agent": MEASURED}))
         for device in [*self.devices[1:], self.outsider]:
             self.world.connect(device.name, self.devices[0].name)
         self.world.run(START_MS + 1_500)
         for device in self.devices:  # as if each had answered before, so that what it predicts is true
-            device.peer.seller._stalls["agent"].times.learn_one(20, len(answer_of(0)), 20 + DECODE_MS, ANSWER_MS)
+            known = MEASURED[0]
+            predictor = device.peer.seller._stalls["agent"].predictor
+            predictor.learn_one(known.task, known.outcome, None, self.world.now_ms)
 
     @property
     def everybody(self) -> list[Device]:

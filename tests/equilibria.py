@@ -12,18 +12,16 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, minimize
 
-from p2pagent.peer.choice import Option, utility
+from p2pagent.peer.choice import utility
 from p2pagent.peer.loads import Prospect
 from p2pagent.routing.game import HEEDED
-from p2pagent.routing.scoring import Score
 from p2pagent.types import AgentRef
-from tests.scenario import make_advert, make_ask
+from tests.scenario import make_ask, make_option
 from tests.strangers import ALICE
 
 ASK = make_ask("q", 0, delay_microcredits_per_s=1_000)
 """Of a user to whom a millisecond is worth a microcredit."""
 
-ADVERT = make_advert("any", {})
 
 Choices = tuple[int, ...]
 Waits = Sequence[Sequence[int]]
@@ -57,7 +55,7 @@ class Game(Struct, frozen=True):
         agent = choices[buyer]
         met = choices.count(agent)
         worth, wait = self.values[buyer][agent], self.waits[buyer][agent][met - 1]
-        option = Option(AgentRef(ALICE.peer, f"agent {agent}"), ADVERT, Score(0.5, 0.0), 0, worth)
+        option = make_option(AgentRef(ALICE.peer, f"agent {agent}"), worth, ASK)
         return utility(option, Prospect(wait, self.service[agent], self.toll(buyer, agent, met)), ASK)
 
     def potential(self, choices: Choices) -> int:

@@ -5,14 +5,17 @@ from random import Random
 import numpy as np
 
 from p2pagent.config import Preferences
+from p2pagent.peer.choice import Habit, Option, expected_cost
 from p2pagent.peer.events import AgentsChanged, Ask, Policy
 from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.messages import RateCard
 from p2pagent.peer.peer import Peer
 from p2pagent.routing.prototypes import HashingEmbedder, Space
+from p2pagent.routing.qos_lengths import EXPECTED
+from p2pagent.routing.scoring import Score
 from p2pagent.sim.engine import EngineModel
 from p2pagent.sim.keys import SimKeys
-from p2pagent.types import ChatMessage, PeerId, Sampling
+from p2pagent.types import AgentRef, ChatMessage, PeerId, Sampling
 
 SUBJECTS = (
     "reverse the word",
@@ -51,6 +54,15 @@ def make_ask(query: str, subject: int, word: str = "abc", **changes: object) -> 
     """A question on `subject`."""
     turns = (ChatMessage("user", f"{SUBJECTS[subject]} {word}"),)
     return Ask(query, turns, Sampling(max_tokens=64), len(turns[0].content), make_policy(**changes))
+
+
+def make_option(
+    agent: AgentRef, worth_microcredits: int, ask: Ask, quality: float = 0.5, uncertainty: float = 0.1
+) -> Option:
+    """An agent of whose habits nothing is known."""
+    advert, habit = make_advert(agent.name, {}), Habit(0, min(ask.sampling.max_tokens, EXPECTED))
+    cost = expected_cost(advert, ask, habit.cached_tokens, habit.output_tokens)
+    return Option(agent, advert, Score(quality, uncertainty), cost, worth_microcredits, habit)
 
 
 def answer_of(index: int) -> str:

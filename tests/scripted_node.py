@@ -19,6 +19,7 @@ from p2pagent.api.node import (
 )
 from p2pagent.config import Preferences
 from p2pagent.errors import Exit, LocalError
+from p2pagent.peer import pinned
 from p2pagent.peer.events import Policy
 from p2pagent.peer.updates import Answered, Candidate, Text, Unanswered, Update
 from p2pagent.types import AgentRef, ChatMessage, PeerId, Sampling, Usage
@@ -65,6 +66,9 @@ class ScriptedNode:
         self.disputed: tuple[ReceiptView, ...] = ()
         self.rated: Verdict | None = None
         self.expected: list[str] = []
+
+    def agent(self, text: str) -> AgentRef:
+        return pinned.find(text, [CANDIDATE.agent])
 
     @asynccontextmanager
     async def ask(

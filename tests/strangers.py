@@ -80,15 +80,20 @@ def make_quote(keys: SimKeys, call: Call, buyer: PeerId = ME.peer, **changes: ob
         agent=call.agent,
         free_slots=1,
         queued=0,
+        wait_ms=0,
         ttft_ms=50,
+        ttft_high_ms=50,
         tpot_us=5_000,
         cached_tokens=0,
+        evicted_microcredits=0,
         rates=rates,
         sheet=b"",
         slot_price_microcredits=0,
         price_cap_microcredits=price_cap(rates, call.prompt_tokens, call.max_tokens, 0),
         expires_ms=5_000,
     )
+    if "ttft_ms" in changes:
+        changes = {"ttft_high_ms": changes["ttft_ms"], **changes}
     return SignedQuote(*sealed(msgspec.structs.replace(quote, **changes), keys))
 
 

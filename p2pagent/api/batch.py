@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from p2pagent.api import faults
 from p2pagent.api.chat import cancel_when_gone, next_update
-from p2pagent.api.chat_request import Worth
+from p2pagent.api.chat_request import NETWORK_MODEL, Worth, aimed, check_model
 from p2pagent.api.faults import ApiError
 from p2pagent.api.node import Node, Question
 from p2pagent.api.tree import from_tree, to_tree
@@ -33,7 +33,7 @@ _Text = Annotated[str, Meta(max_length=TEXT_CHARACTERS_MAX)]
 
 
 class BatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client asks, what each answer is worth, and what each has to be, to be rated at once.
+    """What a client asks, what each answer is worth, what each has to be, to be rated at once, and who may answer.
 
     `expect` is empty, or has a text for every question, itself empty where nothing is said of its answer.
     """
@@ -42,6 +42,7 @@ class BatchRequest(Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: Annotated[int, Meta(ge=1, le=TOKENS_MAX)] | None = None
     worth: Worth = Worth()
     expect: tuple[_Text, ...] = ()
+    model: str = NETWORK_MODEL
 
     def __post_init__(self) -> None:
         """Raises ValueError where `expect` does not go with `questions`."""
@@ -66,6 +67,7 @@ class Batches:
             request = msgspec.json.decode(await Request(scope, receive).body(), type=BatchRequest)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ApiError(400, "invalid_request", f"the body is no batch: {error}") from error
+        check_model(request.model)
         if self._running + len(request.questions) > QUESTIONS_MAX:
             raise ApiError(429, "too_many_questions", f"of all batches {QUESTIONS_MAX} questions may be under way")
         fault = None
@@ -83,10 +85,10 @@ class Batches:
     async def _answer(self, request: BatchRequest, send: Send) -> ApiError | None:
         """Answer; a fault is returned, so that it leaves the nursery as itself and not in an exception group."""
         sampling = Sampling() if request.max_tokens is None else Sampling(max_tokens=request.max_tokens)
-        policy = request.worth.policy(self._node.preferences, raw=False)
         expect = request.expect or ("",) * len(request.questions)
         questions = tuple(map(Question, request.questions, expect))
         try:
+            policy = aimed(request.worth.policy(self._node.preferences, raw=False), request.model, self._node)
             async with self._node.ask_all(questions, sampling, policy) as channels:
                 await _stream(channels, send)
         except LocalError as error:

@@ -55,7 +55,7 @@ class ChatCompletions:
         shapes = Shapes(request)
         headers = {"x-request-id": shapes.ident}
         try:
-            policy = request.policy(self._node.preferences)
+            policy = request.policy(self._node)
             async with self._node.ask(request.turns, request.sampling, policy, request.expect) as updates:
                 if request.stream:
                     await _stream(updates, shapes, headers, send)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from p2pagent.api.faults import ApiError
+from p2pagent.api.node import Node
 from p2pagent.config import Money, Preferences
 from p2pagent.peer.events import Policy
 from p2pagent.peer.messages import SEED_MAX, TEXT_CHARACTERS_MAX, TOKENS_MAX, TURNS_MAX
@@ -19,7 +20,7 @@ from p2pagent.types import ChatMessage, PrivacyClass, Sampling
 NETWORK_MODEL = "p2pagent"
 LOCAL_MODEL = "p2pagent-local"
 MODELS = (NETWORK_MODEL, LOCAL_MODEL)
-"""Whom to ask: the whole network, or the agents of this device only."""
+"""Whom to ask: the whole network, or the agents of this device only. NAME@PEER is one agent, and nobody else."""
 
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "n": (1,),
@@ -132,10 +133,13 @@ class ChatRequest(Struct, frozen=True):
         """What the answer has to be; empty where nothing is said of it."""
         return (self.p2pagent.expect or "") if self.p2pagent is not None else ""
 
-    def policy(self, preferences: Preferences) -> Policy:
-        """What the answer is worth. A plain client's stream is raw, for it cannot take words back."""
-        policy = (self.p2pagent or Extension()).policy(preferences, raw=bool(self.stream))
-        return msgspec.structs.replace(policy, privacy="local") if self.model == LOCAL_MODEL else policy
+    def policy(self, node: Node) -> Policy:
+        """What the answer is worth, and who may give it. A plain client's stream is raw: it cannot take words back.
+
+        Raises:
+            LocalError: the model is NAME@PEER, and no such agent is known, or several are.
+        """
+        return aimed((self.p2pagent or Extension()).policy(node.preferences, raw=bool(self.stream)), self.model, node)
 
 
 def parse(body: bytes) -> ChatRequest:
@@ -153,11 +157,30 @@ def parse(body: bytes) -> ChatRequest:
         value = raw.get(name)
         if value is not None and value not in neutral:
             raise ApiError(400, "unsupported_parameter", f"{name} is not supported by this network", param=name)
-    if request.model not in MODELS:
-        raise ApiError(
-            404, "model_not_found", f"there is no model {request.model!r}, only {', '.join(MODELS)}", param="model"
-        )
+    check_model(request.model)
     return request
+
+
+def check_model(model: str) -> None:
+    """See whether `model` can be one of ours.
+
+    Raises:
+        ApiError: it cannot.
+    """
+    if model not in MODELS and "@" not in model:
+        cause = f"there is no model {model!r}, only {', '.join(MODELS)}, and NAME@PEER for one agent"
+        raise ApiError(404, "model_not_found", cause, param="model")
+
+
+def aimed(policy: Policy, model: str, node: Node) -> Policy:
+    """`policy` for a question to `model`.
+
+    Raises:
+        LocalError: the model is NAME@PEER, and no such agent is known, or several are.
+    """
+    if model == LOCAL_MODEL:
+        return msgspec.structs.replace(policy, privacy="local")
+    return policy if model == NETWORK_MODEL else msgspec.structs.replace(policy, only=node.agent(model))
 
 
 def _turn(message: Message, param: str) -> ChatMessage:

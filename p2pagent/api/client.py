@@ -26,6 +26,7 @@ from p2pagent.api.node import (
 from p2pagent.api.tree import from_tree
 from p2pagent.errors import Exit, LocalError
 from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered, Update
+from p2pagent.types import ChatMessage
 
 _VIEW_TIMEOUT_S = 10.0
 
@@ -81,12 +82,23 @@ class Client:
         body = msgspec.json.encode(RateRequest(rating))
         return msgspec.json.decode(self._post(f"/p2pagent/v1/ledger/{receipt}/rate", body), type=RatingView)
 
-    def ask(self, question: Question, worth: Worth, max_tokens: int | None = None) -> Generator[Update, None, None]:
-        """Ask; the last update is `Answered` with the whole text, or `Unanswered`. Closing the iterator cancels."""
+    def ask(
+        self,
+        question: Question,
+        worth: Worth,
+        max_tokens: int | None = None,
+        said: Sequence[ChatMessage] = (),
+        agent: str | None = None,
+    ) -> Generator[Update, None, None]:
+        """Ask, after what was `said` before; the last update is `Answered` with the whole text, or `Unanswered`.
+
+        With `agent`, NAME@PEER, nobody else is asked. Closing the iterator cancels.
+        """
+        turns = [*said, ChatMessage("user", question.text)]
         ours = msgspec.structs.asdict(worth) | {"expect": question.expect or None}
         request = {
-            "model": LOCAL_MODEL if worth.privacy == "local" else NETWORK_MODEL,
-            "messages": [{"role": "user", "content": question.text}],
+            "model": agent or (LOCAL_MODEL if worth.privacy == "local" else NETWORK_MODEL),
+            "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
             "stream": True,
             "p2pagent": {name: value for name, value in ours.items() if value is not None},
         }
@@ -103,11 +115,11 @@ class Client:
             yield from _updates(response.iter_lines())
 
     def ask_all(
-        self, questions: Sequence[Question], worth: Worth, max_tokens: int | None = None
+        self, questions: Sequence[Question], worth: Worth, max_tokens: int | None = None, agent: str | None = None
     ) -> Generator[tuple[int, Update], None, None]:
-        """Ask many together; each update comes with its question's place. Closing the iterator cancels all."""
+        """Ask many together, or `agent` alone; each update comes with its question's place. To close it cancels all."""
         texts, expect = tuple(each.text for each in questions), tuple(each.expect for each in questions)
-        body = msgspec.json.encode(batch.BatchRequest(texts, max_tokens, worth, expect))
+        body = msgspec.json.encode(batch.BatchRequest(texts, max_tokens, worth, expect, agent or NETWORK_MODEL))
         with (
             self._reaching(),
             self._http.stream("POST", batch.PATH, content=body, timeout=None) as response,

@@ -19,8 +19,9 @@ _EXIT_OF_CODE = {
     "no_answer": Exit.NO_ANSWER,
     "partial_answer": Exit.PARTIAL,
     "ledger_refused": Exit.STORE,
+    "model_not_found": Exit.NO_AGENT,
 }
-_STATUS_OF_EXIT = {Exit.EMPTY_QUESTION: 400, Exit.TOO_LONG: 400, Exit.STORE: 409}
+_STATUS_OF_EXIT = {Exit.EMPTY_QUESTION: 400, Exit.TOO_LONG: 400, Exit.STORE: 409, Exit.NO_AGENT: 404}
 _CODE_OF_EXIT = {exit_code: code for code, exit_code in _EXIT_OF_CODE.items()}  # of two codes the latter
 
 

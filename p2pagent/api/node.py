@@ -11,7 +11,7 @@ from p2pagent.config import Preferences
 from p2pagent.ledger import State
 from p2pagent.peer.events import Policy
 from p2pagent.peer.updates import Update
-from p2pagent.types import ChatMessage, Microcredits, PeerId, Sampling
+from p2pagent.types import AgentRef, ChatMessage, Microcredits, PeerId, Sampling
 
 Verdict = Literal["good", "bad"]
 
@@ -78,7 +78,11 @@ class AccountView(Struct, frozen=True):
 
 
 class ReceiptView(Struct, frozen=True):
-    """One settled delegation. `role` is ours in it; `reason` is why its buyer disputes it, or did before the refund."""
+    """One settled delegation. `role` is ours in it.
+
+    `reason` is why its buyer disputes it, or did before the refund; `raised_by` a buyer who is another, this device's
+    user, or a recount of the answer's tokens.
+    """
 
     receipt_id: str
     role: str
@@ -93,6 +97,7 @@ class ReceiptView(Struct, frozen=True):
     state: State
     reason: str | None = None
     raised_ms: int | None = None
+    raised_by: Literal["buyer", "user", "recount"] | None = None
     rating: Verdict | None = None
 
 
@@ -134,6 +139,10 @@ class EngineView(Struct, frozen=True):
     completed: int
     failed: int
     restarts: int
+    prompt_tokens: int = 0
+    """Of all prompts since the engine started, as it counts them itself; 0 where it does not."""
+    cached_tokens: int = 0
+    """Those of them that it found in its prefix cache."""
 
 
 class StatusView(Struct, frozen=True):
@@ -177,6 +186,13 @@ class Node(Protocol):
     @property
     def preferences(self) -> Preferences:
         """The owner's settings for questions."""
+
+    def agent(self, text: str) -> AgentRef:
+        """The agent named as NAME@PEER: all of the peer's id, or as much of its beginning or end as is enough.
+
+        Raises:
+            LocalError: no such agent is known, or several are.
+        """
 
     def ask(
         self, turns: tuple[ChatMessage, ...], sampling: Sampling, policy: Policy, expect: str = ""

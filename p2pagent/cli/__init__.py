@@ -1,9 +1,9 @@
 """The command line: it reads arguments, calls the daemon or the settings, and prints. Nothing is decided here."""
 
-from p2pagent.cli import ask, auction, device, ledger, network, rate, sim, testnet, views
+from p2pagent.cli import ask, auction, chat, device, ledger, network, rate, sim, testnet, views
 from p2pagent.cli.app import app
 
-__all__ = ["app", "ask", "auction", "device", "ledger", "main", "network", "rate", "sim", "testnet", "views"]
+__all__ = ["app", "ask", "auction", "chat", "device", "ledger", "main", "network", "rate", "sim", "testnet", "views"]
 
 
 def main() -> None:

@@ -73,6 +73,14 @@ def _money(flag: str, text: str) -> Any:
 
 ValueOption = Annotated[int | None, _money("--value", "What a good answer is worth.")]
 DelayOption = Annotated[int | None, _money("--delay-cost", "What a second of waiting costs.")]
+AgentOption = Annotated[
+    str | None,
+    typer.Option(
+        "--agent",
+        metavar="NAME@PEER",
+        help="Ask this agent and nobody else; of the peer's id as much of its beginning or end as is enough.",
+    ),
+]
 PriceOption = Annotated[int | None, _money("--max-price", "The most one answer may cost.")]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Generator
 from contextlib import closing
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from p2pagent.api.chat_request import Worth
 from p2pagent.api.client import Client
 from p2pagent.api.node import Question
 from p2pagent.cli.app import (
+    AgentOption,
     DelayOption,
     HomeOption,
     JsonOption,
@@ -26,7 +28,9 @@ from p2pagent.cli.explain import candidates_text, judged_text, price_of_answer, 
 from p2pagent.cli.output import credits_text, emit_json, note, short
 from p2pagent.errors import Exit, LocalError
 from p2pagent.peer.messages import TOKENS_MAX
-from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered
+from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered, Update
+from p2pagent.sessions import Sessions
+from p2pagent.types import ChatMessage
 
 
 @app.command(
@@ -34,6 +38,8 @@ from p2pagent.peer.updates import Answered, Restarted, Text, Unanswered
         "p2pagent ask 'reverse the word hello'",
         "p2pagent ask --explain --max-price 0.01 'add 12 and 30'",
         "p2pagent ask --privacy local - < question.txt",
+        "p2pagent ask --agent add@dFuTzL5Y 'add 12 and 30'",
+        "p2pagent ask --session trip 'where is it warm in March?'",
         "p2pagent ask --batch questions.txt > answers.txt",
         "p2pagent ask --expect 42 'add 12 and 30'",
     )
@@ -65,6 +71,7 @@ def ask(
             help="With --batch: what each answer has to be, on the line that its question is on.",
         ),
     ] = None,
+    agent: AgentOption = None,
     value: ValueOption = None,
     delay_cost: DelayOption = None,
     max_price: PriceOption = None,
@@ -72,6 +79,12 @@ def ask(
     raw: Annotated[
         bool, typer.Option("--raw", help="Print each piece at once, and fail if the agent goes away after the first.")
     ] = False,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", metavar="NAME", help="Go on with the conversation of this name, and keep what is said in it."
+        ),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -94,10 +107,18 @@ def ask(
     where one is full. Their answers are printed in the order of the questions, with --json as a JSON object per line. A
     question without an answer has an empty line, and the exit code is 13 if there are some, 11 if none was answered.
 
+    In a session the whole conversation is the prompt. It finds its way back to the agent that has it in its cache,
+    where only what is new costs the full price, as long as that agent is good and free enough.
+
+    With --agent the one that you name is asked, whatever it is worth: at no more than --max-price, not against your
+    privacy class, and not while it leaves a dispute of yours open. If it does not answer, nobody does.
+
     Whether an answer is what was expected counts as `p2pagent rate` does, and leaves the exit code alone.
     """
     if (question is None) == (batch is None):
         raise typer.BadParameter("give either QUESTION or --batch FILE")
+    if batch is not None and session is not None:
+        raise typer.BadParameter("--session goes with QUESTION: those of a batch are of no conversation")
     if batch is not None and raw:
         raise typer.BadParameter("--raw prints pieces at once, --batch whole answers in order")
     if (expect is not None and batch is not None) or (expect_file is not None and batch is None):
@@ -114,14 +135,28 @@ def ask(
     if batch is not None:
         questions = questions_in(batch) if expect_file is None else expecting(batch, expect_file)
         with Client(home_of(home)) as client:
-            updates = client.ask_all(questions, worth, max_tokens)
+            updates = client.ask_all(questions, worth, max_tokens, named(agent))
             answer_all(questions, updates, explain=explain, as_json=as_json)
         return
     assert question is not None
     text = _utf8("question", sys.stdin.buffer.read() if question == "-" else os.fsencode(question))
     one = Question(text, "" if expect is None else _utf8("expected answer", os.fsencode(expect)))
-    at_once = not as_json and (raw or sys.stdout.isatty())
-    with Client(home_of(home)) as client, closing(client.ask(one, worth, max_tokens)) as told:
+    folder = home_of(home)
+    said = Sessions(folder).go_on(session) if session is not None else ()
+    with Client(folder) as client:
+        told = client.ask(one, worth, max_tokens, said, named(agent))
+        answer = show(told, at_once=not as_json and (raw or sys.stdout.isatty()), explain=explain, as_json=as_json)
+    if session is not None:
+        Sessions(folder).keep(session, (*said, ChatMessage("user", text), ChatMessage("assistant", answer.text)))
+
+
+def show(told: Generator[Update, None, None], *, at_once: bool, explain: bool, as_json: bool) -> Answered:
+    """Print what is told of a question, each piece `at_once` or the answer as a whole; the answer.
+
+    Raises:
+        LocalError: there is none.
+    """
+    with closing(told):
         for update in told:
             match update:
                 case Text(piece) if at_once:
@@ -137,6 +172,7 @@ def ask(
                     if explain:
                         note(f"{candidates_text(update.candidates)}\n\n{update.why}\n")
                         note(price_text(price_of_answer(update)))
+                    return update
                 case Unanswered():
                     if as_json:
                         emit_json(update)
@@ -145,6 +181,18 @@ def ask(
                     if explain:
                         note(f"{candidates_text(update.candidates)}\n\n{update.reason}")
                     raise _failure(update)
+    raise LocalError("the daemon ended the answer without a word", "see its log", Exit.NO_DAEMON)
+
+
+def named(agent: str | None) -> str | None:
+    """What --agent names.
+
+    Raises:
+        typer.BadParameter: it is no NAME@PEER.
+    """
+    if agent is not None and not agent.rpartition("@")[0]:
+        raise typer.BadParameter(f"{agent!r} is not NAME@PEER; `p2pagent peers` shows who is there")
+    return agent
 
 
 def _show_answer(answer: Answered, *, at_once: bool, as_json: bool) -> None:

@@ -123,7 +123,8 @@ def dispute(
     """Dispute a receipt of something you bought.
 
     Its seller is told now and at every new connection until it refunds it, and no question of yours goes to that seller
-    meanwhile. A dispute moves no money: only the seller can give it back.
+    meanwhile. A dispute moves no money: only the seller can give it back. A receipt that claims more tokens than its
+    agent's own tokeniser makes of the answer is disputed without you, if this device has that tokeniser.
     """
     with Client(home_of(home)) as client:
         view = client.dispute(receipt, reason)
@@ -212,10 +213,15 @@ def _show(view: LedgerView) -> None:
     typer.echo("\n" + table(header, receipts))
     if view.disputed:
         rows = [
-            (*_head(each, each.raised_ms or 0), credits_text(each.price_microcredits), _shown(each.reason))
+            (
+                *_head(each, each.raised_ms or 0),
+                credits_text(each.price_microcredits),
+                each.raised_by or "-",
+                _shown(each.reason),
+            )
             for each in view.disputed
         ]
-        typer.echo("\n" + table(("in dispute", "since", "you", "peer", "price", "reason"), rows))
+        typer.echo("\n" + table(("in dispute", "since", "you", "peer", "price", "raised by", "reason"), rows))
 
 
 def _head(receipt: ReceiptView, at_ms: int) -> tuple[str, str, str, str]:

@@ -5,29 +5,40 @@ until cancelled. A test suite for engines runs against each implementation.
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import trio
 from msgspec import Struct
 from trio_typing import TaskStatus
 
+from p2pagent.routing.residency import Held, Prefix
 from p2pagent.types import ChatMessage, Sampling, Usage
 
 
 class GenerateRequest(Struct, frozen=True):
-    """What an engine is asked. `cache_salt` parts the prefix cache by trust domain; lower `priority` goes first."""
+    """What an engine is asked. `cache_salt` parts the prefix cache by trust domain; lower `priority` goes first.
+
+    vLLM refuses a salt of more than 128 characters, or one with `@`, a slash or a backslash in it.
+
+    `prefix` names the beginnings of the prompt within its domain (routing/marks.py): of those a `Caching` engine tells
+    what it holds.
+    """
 
     messages: tuple[ChatMessage, ...]
     sampling: Sampling
     cache_salt: str = ""
     priority: int = 0
+    domain: bytes = b""
+    prefix: tuple[Prefix, ...] = ()
 
 
 class Delta(Struct, frozen=True):
-    """A piece of an answer as it is decoded. `token_ids` is empty where the engine does not tell them."""
+    """A piece of an answer as it is decoded. Token ids are empty where the engine does not tell them."""
 
     text: str
     token_ids: tuple[int, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+    """Told once, before the first piece."""
 
 
 class Completion(Struct, frozen=True):
@@ -46,6 +57,10 @@ class Capabilities(Struct, frozen=True):
     """Answers that it works on at the same time."""
     reports_cached_tokens: bool
     reports_token_ids: bool
+    cache_tokens: int = 0
+    """Size of its prefix cache; 0 if it has none, or does not say."""
+    tokeniser: bytes = b""
+    """Digest of the tokeniser by which prompts and answers can be counted elsewhere; empty if there is none to name."""
 
 
 class EngineStatistics(Struct, frozen=True):
@@ -56,6 +71,10 @@ class EngineStatistics(Struct, frozen=True):
     completed: int
     failed: int
     restarts: int
+    prompt_tokens: int = 0
+    """Of all prompts since it started, as the engine counts them itself; 0 where it does not."""
+    cached_tokens: int = 0
+    """Those of them that it found in its prefix cache."""
 
 
 class Engine(Protocol):
@@ -88,3 +107,11 @@ class Engine(Protocol):
 
     def statistics(self) -> EngineStatistics:
         """What it has done so far."""
+
+
+@runtime_checkable
+class Caching(Protocol):
+    """An engine that tells what becomes of its prefix cache."""
+
+    async def cache_changes(self) -> tuple[Held, ...]:
+        """What has changed since the last time, of prompts that came with marks; waits until something has."""

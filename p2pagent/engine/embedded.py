@@ -15,17 +15,15 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import trio
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from threadpoolctl import threadpool_limits
-from tokenizers import Tokenizer
 from trio_typing import TaskStatus
 
 from p2pagent.engine.base import Capabilities, Completion, Delta, EngineStatistics, GenerateRequest
 from p2pagent.engine.llama import Cache, Floats, Llama, LlamaConfig, softmax
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
+from p2pagent.tokeniser import Tokeniser, read
 from p2pagent.types import ChatMessage, Sampling, Usage
 
 PREFILL_TOKENS = 32
@@ -41,18 +39,7 @@ class _Expert(NamedTuple):
     """A loaded folder."""
 
     llama: Llama
-    tokenizer: Tokenizer
-    template: Template
-
-    def encode(self, messages: tuple[ChatMessage, ...]) -> list[int]:
-        turns = [msgspec.structs.asdict(message) for message in messages]
-        prompt = self.template.render(messages=turns, add_generation_prompt=True)
-        ids: list[int] = self.tokenizer.encode(prompt, add_special_tokens=False).ids
-        return ids
-
-
-class _TokenizerConfig(msgspec.Struct):
-    chat_template: str
+    tokeniser: Tokeniser
 
 
 class EmbeddedEngine:
@@ -118,6 +105,7 @@ class EmbeddedEngine:
             slots=self._slots,
             reports_cached_tokens=False,
             reports_token_ids=True,
+            tokeniser=self._ready().tokeniser.digest,
         )
 
     def statistics(self) -> EngineStatistics:
@@ -156,9 +144,13 @@ class EmbeddedEngine:
         return Completion(Usage(len(prompt), 0, output_max), "length")
 
     async def _encode(self, messages: tuple[ChatMessage, ...]) -> list[int]:
-        if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
-            return self._ready().encode(messages)
-        return await trio.to_thread.run_sync(self._ready().encode, messages)
+        encode = self._ready().tokeniser.encode
+        try:
+            if sum(len(message.content) for message in messages) <= INLINE_CHARACTERS:
+                return encode(messages)
+            return await trio.to_thread.run_sync(encode, messages)
+        except ValueError as error:
+            raise EngineUnavailableError(str(error)) from error
 
     async def _read(self, prompt: list[int], cache: Cache) -> Floats:
         """Logits after `prompt`. One prompt at a time, for steps of several in a row would hold up the loop."""
@@ -229,12 +221,10 @@ def _load(folder: Path) -> _Expert:
     try:
         config = msgspec.json.decode((folder / "config.json").read_bytes(), type=LlamaConfig)
         llama = Llama(config, load_file(folder / "model.safetensors"))
-        text = msgspec.json.decode((folder / "tokenizer_config.json").read_bytes(), type=_TokenizerConfig).chat_template
-        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(text)
-        expert = _Expert(llama, _tokenizer(folder / "tokenizer.json"), template)
-        greeting = expert.encode((ChatMessage("user", "Hello"),))
+        expert = _Expert(llama, _byte_level(Tokeniser(read(folder))))
+        greeting = expert.tokeniser.encode((ChatMessage("user", "Hello"),))
         llama.forward(greeting, Cache(config, len(greeting)))
-    except (OSError, ValueError, KeyError, IndexError, msgspec.MsgspecError, SafetensorError, TemplateError) as error:
+    except (OSError, ValueError, KeyError, IndexError, msgspec.MsgspecError, SafetensorError) as error:
         raise LocalError(
             f"cannot load the model in {folder}: {error}",
             "name a folder with config.json, model.safetensors, tokenizer.json and tokenizer_config.json"
@@ -244,19 +234,13 @@ def _load(folder: Path) -> _Expert:
     return expert
 
 
-def _tokenizer(file: Path) -> Tokenizer:
-    """The tokenizer in `file`.
+def _byte_level(tokeniser: Tokeniser) -> Tokeniser:
+    """The tokeniser itself.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it does not parse, or its ids are not the bytes of the text.
+        ValueError: its ids are not the bytes of the text.
     """
-    content = file.read_text("utf-8")
-    try:
-        tokenizer = Tokenizer.from_str(content)
-    except Exception as error:  # tokenizers raises nothing more exact
-        raise ValueError(f"{file.name} does not parse: {error}") from error
     sample = " aé€\n"
-    if tokenizer.encode(sample, add_special_tokens=False).ids != list(sample.encode()):
-        raise ValueError(f"{file.name} is not byte-level")
-    return tokenizer
+    if tokeniser.encode_text(sample) != list(sample.encode()):
+        raise ValueError("the tokeniser is not byte-level")
+    return tokeniser

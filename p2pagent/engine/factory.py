@@ -8,6 +8,7 @@ from p2pagent import experts
 from p2pagent.config import Engine as EngineConfig
 from p2pagent.engine.base import Engine
 from p2pagent.engine.embedded import EmbeddedEngine
+from p2pagent.engine.model_files import located
 from p2pagent.engine.openai import OpenAIEngine
 from p2pagent.engine.vllm import VllmEngine
 from p2pagent.errors import Exit, LocalError
@@ -42,6 +43,11 @@ def fingerprint(config: EngineConfig) -> str:
             states = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
             told += [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in states]
     return sha256("\n".join(told).encode()).hexdigest()
+
+
+def model_folder(config: EngineConfig) -> Path | None:
+    """Where the model's files lie on this device; None if nobody knows."""
+    return located(str(_folder(config.model))) if config.kind != "openai" else None
 
 
 def _folder(model: str) -> Path:

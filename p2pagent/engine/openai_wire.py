@@ -12,9 +12,11 @@ from p2pagent.types import ChatMessage, Usage
 
 BODY_LIMIT_BYTES = 4 << 20
 MESSAGE_LIMIT = 300
-_LINE_LIMIT_BYTES = 1 << 20
+_LINE_LIMIT_BYTES = 1 << 23
+"""The ids of a prompt come in one line: of the longest prompt that fits into a frame, one for each byte."""
 _STREAM_LIMIT_BYTES = 64 << 20
 _BYTES_PER_TOKEN = 3
+_BYTES_PER_TOKEN_MIN = 2
 _TOKENS_PER_MESSAGE = 8
 _TOO_LONG = ("context_length", "context length", "context size", "context_size", "maximum model length")
 
@@ -45,6 +47,7 @@ class _Usage(msgspec.Struct):
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
+    prompt_token_ids: list[int] | None = None
     usage: _Usage | None = None
     error: Any = None
 
@@ -103,6 +106,11 @@ def estimate_tokens(messages: tuple[ChatMessage, ...]) -> int:
     return sum(len(message.content.encode()) // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE for message in messages)
 
 
+def most_tokens(messages: tuple[ChatMessage, ...]) -> int:
+    """More tokens than a prompt has by nearly all tokenisers but those that know no more than bytes."""
+    return sum(len(message.content.encode()) // _BYTES_PER_TOKEN_MIN + _TOKENS_PER_MESSAGE for message in messages)
+
+
 class AnswerReader:
     """Reads one streamed answer: server-sent events, each a line of `data:`. `emit` is called with each piece of it."""
 
@@ -144,6 +152,8 @@ class AnswerReader:
         if chunk.error is not None:
             raise EngineUnavailableError(f"the endpoint broke off: {str(chunk.error)[:MESSAGE_LIMIT]}")
         self._usage = chunk.usage or self._usage
+        if chunk.prompt_token_ids:
+            self._emit(Delta("", (), tuple(chunk.prompt_token_ids)))
         for choice in chunk.choices[:1]:
             self._finish_reason = choice.finish_reason or self._finish_reason
             delta = Delta(choice.delta.content or "", tuple(choice.token_ids or ()))

@@ -28,6 +28,10 @@ class Tally:
         finally:
             self._running -= 1
 
-    def statistics(self, *, ready: bool, restarts: int) -> EngineStatistics:
+    def statistics(
+        self, *, ready: bool, restarts: int, prompt_tokens: int = 0, cached_tokens: int = 0
+    ) -> EngineStatistics:
         """Tell the counts so far, with what only the engine knows."""
-        return EngineStatistics(ready, self._running, self._completed, self._failed, restarts)
+        return EngineStatistics(
+            ready, self._running, self._completed, self._failed, restarts, prompt_tokens, cached_tokens
+        )

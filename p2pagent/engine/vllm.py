@@ -6,14 +6,22 @@ from pathlib import Path
 
 import httpx
 import trio
+from msgspec import structs
 from trio_typing import TaskStatus
 
+from p2pagent.engine import blocks, vllm_metrics
 from p2pagent.engine.base import Capabilities, Completion, Delta, EngineStatistics, GenerateRequest
+from p2pagent.engine.model_files import located, model_type
 from p2pagent.engine.openai import OpenAIEngine
+from p2pagent.engine.resident import Resident
 from p2pagent.engine.tally import Tally
+from p2pagent.engine.vllm_events import RecordReader
+from p2pagent.engine.vllm_metrics import PrefixCache
 from p2pagent.engine.vllm_process import Build, EngineLog, command, environment, find_build, free_port, running
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
-from p2pagent.types import ChatMessage
+from p2pagent.routing.residency import Held
+from p2pagent.tokeniser import digest_of
+from p2pagent.types import ChatMessage, Usage
 
 _START_DEADLINE_CPU_S = 300.0
 _START_DEADLINE_GPU_S = 1800.0  # may download the model, and compiles it
@@ -24,6 +32,13 @@ _HEALTH_FAILURES = 3
 _PORT_ATTEMPTS = 3
 _BACK_OFF_FIRST_S = 1.0
 _BACK_OFF_LAST_S = 60.0
+_OTHER_TOKENS = (
+    *("--chat-template", "--config", "--default-chat-template", "--hf-", "--reasoning", "--revision", "--tokenizer"),
+)
+"""So begin arguments by which prompts are written, or answers shown, otherwise than the model's files say."""
+
+_HIDING_TYPES = {"gpt_oss"}
+"""Types of models whose thoughts vLLM keeps from the answer unasked (0.32, model_executor/models/config.py)."""
 
 
 class VllmEngine:
@@ -50,6 +65,9 @@ class VllmEngine:
         self._capabilities: Capabilities | None = None
         self._tally = Tally()
         self._restarts = 0
+        self._cache = PrefixCache()
+        self._resident = Resident()
+        self._cache_changed = trio.Event()
 
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `Engine.run`; once it has served, an engine that ends for whatever reason is started again."""
@@ -77,8 +95,24 @@ class VllmEngine:
             LocalError: the prompt does not fit into the model's context.
             EngineUnavailableError: vLLM is starting or has gone.
         """
+        expected_tokens = self._resident.held_tokens(request.domain, request.prefix)
+        prompt: list[int] = []
+
+        def read(delta: Delta) -> None:
+            prompt.extend(delta.prompt_token_ids)
+            emit(delta)
+
         with self._tally.counted():
-            return await self._serving().generate(request, emit)
+            done = await self._serving().generate(request, read)
+        await self._follow(request, prompt, done.usage, expected_tokens)
+        return done
+
+    async def cache_changes(self) -> tuple[Held, ...]:
+        """See `Caching.cache_changes`."""
+        while not (changes := self._resident.changes()):
+            self._cache_changed = trio.Event()
+            await self._cache_changed.wait()
+        return changes
 
     async def count_tokens(self, messages: tuple[ChatMessage, ...]) -> int:
         """See `Engine.count_tokens`."""
@@ -91,7 +125,22 @@ class VllmEngine:
 
     def statistics(self) -> EngineStatistics:
         """See `Engine.statistics`."""
-        return self._tally.statistics(ready=self._http is not None, restarts=self._restarts)
+        return self._tally.statistics(
+            ready=self._http is not None,
+            restarts=self._restarts,
+            prompt_tokens=self._cache.queries_tokens,
+            cached_tokens=self._cache.hits_tokens,
+        )
+
+    async def _follow(self, request: GenerateRequest, prompt: list[int], usage: Usage, expected_tokens: int) -> None:
+        """Keep an eye on the blocks of a prompt that was answered."""
+        block_tokens = self._resident.block_tokens
+        if not (prompt and request.prefix and block_tokens):
+            return
+        names = await trio.to_thread.run_sync(blocks.names, prompt, block_tokens, request.cache_salt)
+        self._resident.on_prompt(request.domain, request.prefix, names, len(prompt))
+        self._resident.on_answer(names, len(prompt), usage.cached_tokens, expected_tokens)
+        self._cache_changed.set()
 
     def _serving(self) -> OpenAIEngine:
         if self._http is None:
@@ -106,8 +155,16 @@ class VllmEngine:
         http = OpenAIEngine(f"http://127.0.0.1:{port}/v1", self._name, api_key=key, slots=self._slots)
         failure: LocalError | None = self._did_not_load("vLLM ended without a word")
         self._log.cause = ""
+        self._resident.on_start()
+        reader = RecordReader()
+
+        def hear(data: bytes) -> None:
+            for record in reader.feed(data):
+                self._resident.on_record(record)
+            self._cache_changed.set()
+
         async with (
-            running(arguments, environment(build, key, is_local=self._is_local), self._log) as process,
+            running(arguments, environment(build, key, is_local=self._is_local), self._log, hear) as process,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(_cancel_at_end, process, nursery.cancel_scope)
@@ -117,11 +174,17 @@ class VllmEngine:
                         await _until_healthy(health)
                     async with http.connected():
                         failure = None
+                        self._cache = await _cache(health) or PrefixCache()
+                        self._resident.capacity_tokens = self._cache.capacity_tokens
                         self._http = http
                         if self._capabilities is None:
-                            self._capabilities = http.capabilities()
+                            self._capabilities = structs.replace(
+                                http.capabilities(),
+                                cache_tokens=self._cache.capacity_tokens,
+                                tokeniser=await trio.to_thread.run_sync(_tokeniser, self._model, self._args),
+                            )
                             task_status.started()
-                        await _until_unhealthy(health)
+                        await self._watch(health)
             except trio.TooSlowError:
                 failure = self._did_not_load("vLLM did not become ready in time")
             except LocalError as error:
@@ -135,9 +198,26 @@ class VllmEngine:
             return LocalError(self._log.cause, "another process took the engine's port; try again", Exit.PORT_TAKEN)
         return self._did_not_load(self._log.cause)
 
+    async def _watch(self, client: httpx.AsyncClient) -> None:
+        """Return when vLLM has failed several checks in a row: one may fall into a long step of its scheduler."""
+        failures = 0
+        while failures < _HEALTH_FAILURES:
+            await trio.sleep(_HEALTH_INTERVAL_S)
+            failures = 0 if await _is_healthy(client) else failures + 1
+            self._cache = await _cache(client) or self._cache
+
     def _did_not_load(self, cause: str) -> LocalError:
         hint = f"name another model or mend its folder and the engine's args; all it said is in {self._log.path}"
         return LocalError(f"vLLM does not serve {self._model}: {cause}", hint, Exit.MODEL)
+
+
+def _tokeniser(model: str, args: tuple[str, ...]) -> bytes:
+    """The digest of a model's own tokeniser; empty where vLLM may not use that, or shows less than it counts."""
+    folder = located(model)
+    is_told_other = any(arg.replace("_", "-").startswith(_OTHER_TOKENS) for arg in args)
+    if folder is None or is_told_other or model_type(folder) in _HIDING_TYPES:
+        return b""
+    return digest_of(folder)
 
 
 async def _cancel_at_end(process: trio.Process, scope: trio.CancelScope) -> None:
@@ -168,9 +248,10 @@ async def _until_healthy(client: httpx.AsyncClient) -> None:
         await trio.sleep(_START_POLL_S)
 
 
-async def _until_unhealthy(client: httpx.AsyncClient) -> None:
-    """Return when vLLM has failed several checks in a row: one may fall into a long step of its scheduler."""
-    failures = 0
-    while failures < _HEALTH_FAILURES:
-        await trio.sleep(_HEALTH_INTERVAL_S)
-        failures = 0 if await _is_healthy(client) else failures + 1
+async def _cache(client: httpx.AsyncClient) -> PrefixCache | None:
+    """How its prefix cache fares, or None if it does not tell: nobody depends on that."""
+    try:
+        response = (await client.get("/metrics")).raise_for_status()
+        return vllm_metrics.read(response.text)
+    except (httpx.HTTPError, ValueError):
+        return None

@@ -3,13 +3,18 @@
 It imports nothing of p2pagent, since that interpreter need not have it, and must not have its own folder on `sys.path`
 (`-P`), where `openai.py` and `vllm.py` would hide the packages of those names. vLLM's workers import it again as their
 main module, so that what stands at module level holds for them too.
+
+`P2PAGENT_KV_FD` is the descriptor to which is written what becomes of vLLM's prefix cache (vllm_events.py).
 """
 
 import importlib.metadata
+import importlib.util
 import os
 import signal
 import sys
 import threading
+from pathlib import Path
+from types import ModuleType
 
 _installed_version = importlib.metadata.version
 
@@ -36,9 +41,33 @@ def _die_with_daemon() -> None:
     os.killpg(os.getpid(), signal.SIGKILL)
 
 
+def _tell_of_cache(descriptor: int) -> None:
+    """Have vLLM publish what becomes of its prefix cache, and relay it, unless its owner has it published elsewhere."""
+    if any(word.replace("_", "-").startswith("--kv-events-config") for word in sys.argv):
+        os.close(descriptor)
+        return
+    events = _beside("vllm_events")
+    endpoint = f"ipc://{os.environ['VLLM_RPC_BASE_PATH']}/kv"
+    sys.argv += events.arguments(endpoint)
+    threading.Thread(target=events.relay, args=(endpoint, descriptor), daemon=True).start()
+
+
+def _beside(name: str) -> ModuleType:
+    """Load a module of this folder, which is not on the path."""
+    spec = importlib.util.spec_from_file_location(f"p2pagent_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def main() -> None:
     """Serve until told to stop or until stdin ends."""
     threading.Thread(target=_die_with_daemon, daemon=True).start()
+    if descriptor := os.environ.pop("P2PAGENT_KV_FD", ""):
+        _tell_of_cache(int(descriptor))
 
     from vllm.entrypoints.cli.main import main as serve
     from vllm.entrypoints.serve.middleware import authenticate

@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,13 +36,14 @@ _CAUSE = re.compile(r"(?:[\w.]+(?:Error|Exception): |  Value error, )(.+)")
 _CONSEQUENCE = "Engine core initialization failed"
 _COMMON_ARGS = (
     *("--scheduling-policy", "priority", "--enable-prompt-tokens-details", "--generation-config", "vllm"),
-    "--disable-uvicorn-access-log",
+    *("--disable-uvicorn-access-log", "--prefix-caching-hash-algo", "sha256_cbor"),  # as blocks.py computes it
 )
 # Fit for small models: one process fewer, no compiler, little cache. The owner's args and environment outrank it.
 _CPU_ARGS = (
     *("--dtype", "float32", "--enforce-eager", "--distributed-executor-backend", "uni"),
     *("--kv-cache-memory-bytes", str(64 << 20), "--block-size", "32"),
 )
+_CHUNK_BYTES = 1 << 16
 _CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -84,9 +85,11 @@ def command(build: Build, model: str, *, name: str, port: int, slots: int, args:
 
 def environment(build: Build, api_key: str, *, is_local: bool) -> dict[str, str]:
     """Compose its environment; the key travels here since command lines are public. `is_local`: nothing to download."""
+    # With a hash seed of its own vLLM would name blocks otherwise than blocks.py does.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
     return {
         **(_CPU_ENVIRONMENT if build.is_cpu else {}),
-        **os.environ,
+        **inherited,
         **({"HF_HUB_OFFLINE": "1"} if is_local else {}),
         "PYTHONSAFEPATH": "1",
         "VLLM_API_KEY": api_key,
@@ -145,26 +148,44 @@ class EngineLog:
 
 
 @asynccontextmanager
-async def running(command: list[str], environment: dict[str, str], log: EngineLog) -> AsyncIterator[trio.Process]:
-    """Run an engine as the leader of its own process group for the length of the block; then none of them is left."""
-    with TemporaryDirectory(prefix="p2pagent-vllm-", ignore_cleanup_errors=True) as sockets:
-        process = await trio.lowlevel.open_process(
-            command,
-            env={**environment, "VLLM_RPC_BASE_PATH": sockets},
-            start_new_session=True,
-            stdin=subprocess.PIPE,  # held open and never written: its end tells the launcher that we are gone
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        async with process.stdin, process.stdout, trio.open_nursery() as nursery:
-            nursery.start_soon(log.copy, process.stdout)
+async def running(
+    command: list[str], environment: dict[str, str], log: EngineLog, hear: Callable[[bytes], None]
+) -> AsyncIterator[trio.Process]:
+    """Run an engine as the leader of its own process group for the length of the block; then none of them is left.
+
+    `hear` is given what the launcher relays of the engine's prefix cache (vllm_events.py), and no bytes when that ends.
+    """
+    reading, writing = os.pipe()
+    async with trio.lowlevel.FdStream(reading) as events:
+        with TemporaryDirectory(prefix="p2pagent-vllm-", ignore_cleanup_errors=True) as sockets:
             try:
-                yield process
+                process = await trio.lowlevel.open_process(
+                    command,
+                    env={**environment, "VLLM_RPC_BASE_PATH": sockets, "P2PAGENT_KV_FD": str(writing)},
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                    stdin=subprocess.PIPE,  # held open and never written: its end tells the launcher that we are gone
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                )
             finally:
-                await _end(process)
-            nursery.cancel_scope.cancel()
+                os.close(writing)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            async with process.stdin, process.stdout, trio.open_nursery() as nursery:
+                nursery.start_soon(log.copy, process.stdout)
+                nursery.start_soon(_pass_on, events, hear)
+                try:
+                    yield process
+                finally:
+                    await _end(process)
+                nursery.cancel_scope.cancel()
+
+
+async def _pass_on(events: trio.abc.ReceiveStream, hear: Callable[[bytes], None]) -> None:
+    while data := await events.receive_some(_CHUNK_BYTES):
+        hear(data)
+    hear(b"")
 
 
 async def _end(process: trio.Process) -> None:

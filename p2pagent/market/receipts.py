@@ -27,10 +27,13 @@ def metered(rates: Rates, usage: Usage) -> Microcredits:
     return rates.prompt * uncached + rates.cached * usage.cached_tokens + rates.output * usage.output_tokens
 
 
-def price_cap(rates: Rates, prompt_tokens: int, max_tokens: int, slot_price: Microcredits) -> Microcredits:
-    """The most an answer can cost: nothing cached, every output token used, plus the slot price."""
+def price_cap(
+    rates: Rates, prompt_tokens: int, max_tokens: int, slot_price: Microcredits, cached_tokens: int = 0
+) -> Microcredits:
+    """The most an answer can cost: no more cached than `cached_tokens`, every output token used, and the slot price."""
     dearest = max(rates.prompt, rates.cached)
-    return dearest * prompt_tokens + rates.output * max_tokens + slot_price
+    uncached = prompt_tokens - cached_tokens
+    return dearest * uncached + rates.cached * cached_tokens + rates.output * max_tokens + slot_price
 
 
 def credit_limit(newcomer: Microcredits, settled: Microcredits) -> Microcredits:

@@ -20,12 +20,13 @@ from p2pagent.peer.memory import Memory
 from p2pagent.peer.messages import Award, Chunk, Final, Release
 from p2pagent.peer.outcomes import judged
 from p2pagent.peer.query import LOST_PIECE, Conversation, Query
+from p2pagent.peer.recounts import Recounts
 from p2pagent.peer.scout import Scout
 from p2pagent.peer.table import Table
 from p2pagent.peer.telling import answered
 from p2pagent.peer.terms import check_final, make_award
 from p2pagent.peer.updates import Restarted, Text
-from p2pagent.types import PeerId
+from p2pagent.types import PeerId, Usage
 
 PROGRESS_MS = 10_000
 """An awarded agent that says nothing for this long, beyond what it predicted, has failed."""
@@ -54,12 +55,15 @@ class Fallen(Struct):
 class Awards:
     """The awarded conversations of a `Table`. A query that nobody is left to take over is "lost" until called anew."""
 
-    def __init__(self, keys: Keys, space: str, table: Table, scout: Scout, debts: Debts, memory: Memory) -> None:
+    def __init__(
+        self, keys: Keys, space: str, table: Table, scout: Scout, debts: Debts, recounts: Recounts, memory: Memory
+    ) -> None:
         self._keys = keys
         self._space = space
         self._table = table
         self._scout = scout
         self._debts = debts
+        self._recounts = recounts
         self._memory = memory
         self._fallen: dict[bytes, Fallen] = {}
 
@@ -72,7 +76,9 @@ class Awards:
         """What tells the seller that it has won, and the timer that looks after it."""
         assert conversation.quote is not None
         query.state, conversation.state, conversation.awarded_ms = "awarded", "awarded", now_ms
-        first_ms = now_ms + 2 * min(conversation.quote.ttft_ms, PREDICTED_MS_MAX)
+        self._scout.on_awarded(query, conversation)
+        quote = conversation.quote
+        first_ms = now_ms + min(quote.wait_ms + quote.ttft_high_ms, PREDICTED_MS_MAX)
         return make_award(query.ask, conversation.ident), self._look_after(conversation, 0, first_ms)
 
     def on_chunk(self, conversation: Conversation, chunk: Chunk, now_ms: int) -> list[Effect]:
@@ -102,6 +108,8 @@ class Awards:
         del self._table.queries[query.ask.query]
         effects = list(self._table.release(query, but=conversation))
         self._table.close(conversation)
+        usage = Usage(receipt.prompt_tokens, receipt.cached_tokens, receipt.output_tokens)
+        self._scout.on_served(query, conversation, usage, now_ms)
         good = judged(text, query.ask.expect)
         rating = None if good is None else Rating(good, now_ms)
         delivery = query.delivery(conversation, self._space)
@@ -110,6 +118,7 @@ class Awards:
         ident = b""
         if seller != self._keys.peer:
             ident, book = self._debts.countersign(seller, final, receipt.price_microcredits)
+            self._recounts.on_bought(ident, receipt, conversation.option.advert.tokeniser, text)
             effects += [book, Remember(ident, delivery, rating)]
         answer = answered(query, conversation, receipt, final, ident, good, self._keys.peer, now_ms)
         return [*effects, Tell(query.ask.query, answer)]

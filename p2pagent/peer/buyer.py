@@ -22,12 +22,15 @@ from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.hub import Hub
 from p2pagent.peer.lookout import Lookout
 from p2pagent.peer.memory import Memory
-from p2pagent.peer.messages import Chunk, Fail, Final, Quote, Refuse, Release, SignedQuote
+from p2pagent.peer.messages import Chunk, Fail, Final, Holds, Quote, Refuse, Release, SignedQuote
 from p2pagent.peer.query import Conversation, Query
+from p2pagent.peer.recounts import Recounts
 from p2pagent.peer.scout import Scout
+from p2pagent.peer.seeking import Seeking
 from p2pagent.peer.table import Table
 from p2pagent.peer.terms import QUOTES_MS, check_quote
 from p2pagent.peer.wire import opened, parsed
+from p2pagent.routing.marks import Marker, chain
 from p2pagent.routing.prototypes import Space
 from p2pagent.types import AgentRef, Microcredits, PeerId
 
@@ -50,9 +53,12 @@ class Buyer:
         space: Space,
         scout: Scout,
         debts: Debts,
+        recounts: Recounts,
         memory: Memory,
         hub: Hub,
         lookout: Lookout,
+        neighbours: Set[PeerId],
+        marker: Marker,
         rng: Random,
     ) -> None:
         self._keys = keys
@@ -63,8 +69,10 @@ class Buyer:
         self._table = Table()
         self._lookout = lookout
         self._batches = Batches()
-        self._awards = Awards(keys, space.name, self._table, scout, debts, memory)
-        self._calling = Calling(keys, self._table, scout, self._awards, hub.sheets, rng)
+        self._awards = Awards(keys, space.name, self._table, scout, debts, recounts, memory)
+        self._calling = Calling(keys.peer, marker, self._table, scout, self._awards, hub.sheets, rng)
+        self._seeking = Seeking(marker, scout, rng)
+        self._neighbours = neighbours
 
     @property
     def running(self) -> int:
@@ -86,21 +94,39 @@ class Buyer:
         if self._batches.cancel(ident):
             return []
         query = self._table.queries.pop(ident, None)
-        return [] if query is None else [Withdraw(ident), *self._table.release(query)]
+        if query is None:
+            return []
+        self._seeking.end(query)
+        return [Withdraw(ident), *self._table.release(query)]
 
     def on_news(self, now_ms: int) -> list[Effect]:
         """A look-up has brought what it brings: queries that wait for it go on if they know somebody good now."""
         effects: list[Effect] = []
         for query in [q for q in self._table.queries.values() if q.state == "finding"]:
             query.ranked = self._scout.rank(query, now_ms)
-            if _knows_good(query):
-                effects += self._calling.call(query, now_ms)
+            if _knows_good(query) and not self._seeking.waits(query):
+                effects += self._call(query, now_ms)
         return effects
+
+    def on_holds(self, seller: PeerId, holds: Holds, now_ms: int) -> list[Effect]:
+        """Somebody says how much of a conversation it holds: call once somebody holds enough, or all have answered."""
+        found = self._seeking.on_holds(seller, holds)
+        query = self._table.queries.get(found[0]) if found else None
+        if found is None or query is None:
+            return []
+        self._scout.on_holds(found[1], query, holds.cached_tokens)
+        if query.state != "finding":
+            return []
+        query.ranked = self._scout.rank(query, now_ms)
+        known = self._seeking.is_known(query) or not self._seeking.waits(query)
+        return self._call(query, now_ms) if known else []
 
     def on_nothing_found(self, ident: str, now_ms: int) -> list[Effect]:
         """The look-up named nobody new."""
         query = self._table.queries.get(ident)
-        return self._calling.call(query, now_ms) if query is not None and query.state == "finding" else []
+        if query is None or query.state != "finding" or self._seeking.waits(query):
+            return []
+        return self._call(query, now_ms)
 
     def on_quote(self, seller: PeerId, message: SignedQuote, now_ms: int) -> list[Effect]:
         """Take in a quote; the last one awaited starts the clearing.
@@ -212,7 +238,7 @@ class Buyer:
         if query is None or query.round != round_:
             return []
         if query.state == "finding":
-            return self._calling.call(query, now_ms)
+            return self._call(query, now_ms)
         return self._calling.on_late(query, now_ms) if query.state == "calling" else []
 
     def on_clear_timer(self, now_ms: int) -> list[Effect]:
@@ -231,18 +257,25 @@ class Buyer:
 
     def _start(self, ask: Ask, asked_ms: int, now_ms: int, round_: int = 0) -> list[Effect]:
         embedding = self._space.embed(ask.turns[-1].content)
-        query = Query(ask, embedding, self._space.nearest(embedding), asked_ms, self._rng.getrandbits(64), round=round_)
+        relevance, seed = self._space.nearest(embedding), self._rng.getrandbits(64)
+        query = Query(ask, embedding, relevance, asked_ms, chain(ask.turns), seed, round=round_)
         self._table.queries[ask.query] = query
         query.ranked = self._scout.rank(query, now_ms)
-        if ask.policy.privacy != "any":
+        if ask.policy.privacy != "any" or ask.policy.only is not None:
             return self._calling.call(query, now_ms)
         good, prototype = _knows_good(query), query.relevance.prototypes[0]
         looks = self._lookout.explore(prototype, None if good else ask.query, now_ms)
+        looks += self._seeking.start(query, self._neighbours)
         if not looks:
             return self._calling.call(query, now_ms)
         query.state = "finding"
         patience_ms = _look_ms(ask) if good else FIND_MS
         return [*looks, SetTimer(now_ms + patience_ms, Timer("quotes", ask.query.encode(), query.round))]
+
+    def _call(self, query: Query, now_ms: int) -> list[Effect]:
+        """No more is to be found out before."""
+        self._seeking.end(query)
+        return self._calling.call(query, now_ms)
 
     def _start_next(self, batch: str, now_ms: int) -> list[Effect]:
         """Start the next question of a batch that was too much, if there is one and room for it."""

@@ -1,22 +1,25 @@
 """A round of a query: calls for quotes, the wait for them, and the clearing of all queries that have theirs."""
 
+from collections import Counter
 from random import Random
 
-from p2pagent.keys import Keys
 from p2pagent.peer.awards import Awards
-from p2pagent.peer.choice import utility
+from p2pagent.peer.choice import Option, utility
 from p2pagent.peer.contests import CONTESTS_MAX, contest, granted, is_contested
 from p2pagent.peer.effects import Effect, Send, SetTimer
 from p2pagent.peer.events import Cleared, Timer
 from p2pagent.peer.hub_messages import Claim
 from p2pagent.peer.messages import Release
+from p2pagent.peer.pinned import obstacle
 from p2pagent.peer.query import Conversation, Query
 from p2pagent.peer.scout import Scout
 from p2pagent.peer.sheets import Sheets
 from p2pagent.peer.table import Table
 from p2pagent.peer.terms import QUOTES_MS, make_call
 from p2pagent.peer.together import decide_together
-from p2pagent.routing.service import WAIT_MS_MAX
+from p2pagent.routing.marks import Marker
+from p2pagent.routing.qos import WAIT_MS_MAX
+from p2pagent.types import AgentRef, PeerId
 
 GATHER_MS = 30
 """How long a query that has its quotes waits for this owner's others, to be cleared together with them."""
@@ -31,8 +34,11 @@ ROUNDS_MAX = 6
 class Calling:
     """The rounds of all queries on a `Table`."""
 
-    def __init__(self, keys: Keys, table: Table, scout: Scout, awards: Awards, sheets: Sheets, rng: Random) -> None:
-        self._me = keys.peer
+    def __init__(
+        self, me: PeerId, marker: Marker, table: Table, scout: Scout, awards: Awards, sheets: Sheets, rng: Random
+    ) -> None:
+        self._me = me
+        self._marker = marker
         self._table = table
         self._scout = scout
         self._awards = awards
@@ -50,15 +56,23 @@ class Calling:
         if query.round > ROUNDS_MAX:
             chosen = [(option, deadline_ms) for option, deadline_ms in chosen if option.agent.peer == self._me]
         if not chosen:
-            return self._table.unanswered(query, "no agent is left that could answer")
+            reason = "no agent is left that could answer"
+            if query.ask.policy.only is not None:
+                reason = obstacle(query, self._scout, now_ms)
+            return self._table.unanswered(query, reason)
+        return self._ask(query, chosen, now_ms + QUOTES_MS)
+
+    def _ask(self, query: Query, chosen: list[tuple[Option, int]], until_ms: int) -> list[Effect]:
+        """Ask these for quotes, and wait for them until then."""
         effects: list[Effect] = []
         for option, deadline_ms in chosen:
-            ident, name = self._rng.randbytes(16), option.agent.name
+            ident = self._rng.randbytes(16)
             space = self._scout.spoken(option.agent.peer)
-            call = make_call(query.ask, query.embedding, space, name, ident, deadline_ms)
+            told = self._marker.tell(query.links, option.agent.peer)
+            call = make_call(query.ask, query.embedding, space, option.advert, ident, deadline_ms, told)
             self._table.open(query, Conversation(call, query.ask.query, option))
             effects.append(Send(option.agent.peer, call))
-        return [*effects, SetTimer(now_ms + QUOTES_MS, Timer("quotes", query.ask.query.encode(), query.round))]
+        return [*effects, SetTimer(until_ms, Timer("quotes", query.ask.query.encode(), query.round))]
 
     def on_quoted(self, query: Query, conversation: Conversation, now_ms: int) -> list[Effect]:
         """A quote that holds has come."""
@@ -75,11 +89,25 @@ class Calling:
         return [*effects, *self.settle(query, now_ms)]
 
     def settle(self, query: Query, now_ms: int) -> list[Effect]:
-        """Clear once no quote is awaited any more; start another round without one that is worth taking up."""
+        """Clear once no quote is awaited any more; start another round without one that is worth taking up.
+
+        Who holds the prompt was asked whatever was believed of its load. Where others turn out to be worth more than it
+        has quoted, those are asked, too.
+        """
         if query.state != "calling" or any(c.state == "called" for c in self._table.live(query)):
             return []
         if self._worth_another_round(query, now_ms):
             return [*self._table.release(query), *self.call(query, now_ms)]
+        best = query.best_quoted()
+        holds = any(self._scout.is_holder(conversation.option, query.ask) for conversation in query.quoted())
+        if best is not None and holds and query.round < ROUNDS_MAX:
+            look = query.ask.policy.delay_microcredits_per_s * (now_ms - query.called_ms) // 1000
+            further = self._scout.to_call_besides(
+                query, best.worth(query.ask) + look, self._table.bound(now_ms), now_ms
+            )
+            if further:
+                query.round, query.called_ms = query.round + 1, now_ms
+                return self._ask(query, further, now_ms + LATE_MS)
         query.state = "clearing"
         return self._gather(now_ms)
 
@@ -108,9 +136,9 @@ class Calling:
             return self._gather(now_ms)
         held = self._sheets.get(cleared.sheet)
         assert held is not None  # the grant was read from it
-        ident, name = cleared.conversation, option.agent.name
         space = self._scout.spoken(option.agent.peer)
-        call = make_call(query.ask, query.embedding, space, name, ident, WAIT_MS_MAX)
+        told = self._marker.tell(query.links, option.agent.peer)
+        call = make_call(query.ask, query.embedding, space, option.advert, cleared.conversation, WAIT_MS_MAX, told)
         conversation = granted(query, option, call, cleared, held.view.book.book.epoch, self._me)
         query.runner_up = query.best_quoted()
         effects = [e for c in query.quoted() if c is not query.runner_up for e in self._table.let_go(c)]
@@ -123,9 +151,13 @@ class Calling:
     def _hurry(self, query: Query, quoted: Conversation, now_ms: int) -> list[Effect]:
         """After a stranger's first quote of a round wait for the others' no longer than as long again.
 
-        Who is believed to be worth that much more is waited for in full, and so are all quotes for a batch.
+        Who is believed to be worth that much more is waited for in full, and so are all quotes for a batch. Nobody is
+        waited for if who has much of the prompt in its cache has a slot free, and none of the others is believed to be
+        worth more than it has quoted.
         """
         strangers = [c for c in query.quoted() if c.option.agent.peer != self._me]
+        if quoted in strangers and not query.ask.batch and self._is_plain(query, quoted):
+            return self.on_late(query, now_ms)
         if strangers != [quoted] or query.ask.batch:
             return []
         worth_waiting = quoted.worth(query.ask) + query.ask.policy.delay_microcredits_per_s * QUOTES_MS // 1000
@@ -134,6 +166,15 @@ class Calling:
             return []
         at_ms = now_ms + max(LATE_MS, now_ms - query.called_ms)
         return [SetTimer(at_ms, Timer("quotes", query.ask.query.encode(), query.round))]
+
+    def _is_plain(self, query: Query, quoted: Conversation) -> bool:
+        """Whether a holder of the prompt has quoted a free slot that nobody who is waited for is believed to better."""
+        quote = quoted.quote
+        if quote is None or not quote.free_slots or not self._scout.is_holder(quoted.option, query.ask):
+            return False
+        missing = [c.option for c in query.conversations if c.state == "called"]
+        worth = quoted.worth(query.ask)
+        return all(o.prospect is not None and utility(o, o.prospect, query.ask) <= worth for o in missing)
 
     def _worth_another_round(self, query: Query, now_ms: int) -> bool:
         """Whether nobody has quoted; or none of the strangers called, and others are believed to beat the own agent."""
@@ -147,13 +188,31 @@ class Calling:
         return left is not None and left > best.worth(query.ask)
 
     def _gather(self, now_ms: int) -> list[Effect]:
-        """Clear at once, unless quotes for others of this owner's queries are on their way: wait a bit for those."""
-        if not self._incomplete() and not any(query.state == "calling" for query in self._table.queries.values()):
+        """Clear at once, unless quotes for this owner's other queries may change that: wait a bit for those."""
+        if not self._incomplete() and not self._awaits_rivals():
             return self._clear(now_ms)
         if self._gathering:
             return []
         self._gathering = True
         return [SetTimer(now_ms + GATHER_MS, Timer("clear"))]
+
+    def _awaits_rivals(self) -> bool:
+        """Whether more queries want an agent than it has slots free, and quotes for some of these are on their way.
+
+        Others are cleared alike together and one by one.
+        """
+        queries = self._table.queries.values()
+        best = [c for c in (query.best_quoted() for query in queries if query.state == "clearing") if c is not None]
+        wanted = Counter(conversation.option.agent for conversation in best)
+        free = {c.option.agent: c.quote.free_slots for c in best if c.quote is not None}
+        coming = Counter(self._favourite(query) for query in queries if query.state == "calling")
+        return any(coming[agent] and wanted[agent] + coming[agent] > free[agent] for agent in wanted)
+
+    def _favourite(self, query: Query) -> AgentRef | None:
+        """Whom of those called a query is believed to go to."""
+        options = [c.option for c in self._table.live(query)]
+        believed = {o.agent: utility(o, o.prospect, query.ask) for o in options if o.prospect is not None}
+        return max(believed, key=lambda agent: believed[agent], default=None)
 
     def _incomplete(self) -> set[str]:
         """Batches in which some query's first quotes are still waited for; `QUOTES_MS` after its call they are not."""

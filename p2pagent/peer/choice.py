@@ -6,7 +6,7 @@ The local agent is a candidate like any other, so its own worth is the opt-out: 
 expected to gain more than the local agent does.
 """
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from msgspec import Struct
@@ -18,8 +18,8 @@ from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.loads import Prospect
 from p2pagent.peer.messages import Quote
 from p2pagent.routing import game
+from p2pagent.routing.qos import WAIT_MS_MAX
 from p2pagent.routing.scoring import Score
-from p2pagent.routing.service import WAIT_MS_MAX
 from p2pagent.types import AgentRef, Microcredits, PeerId, Usage
 
 
@@ -33,8 +33,19 @@ _P = TypeVar("_P", bound=_Ordered)
 STRANGER_MS = 100
 """Two round trips before a stranger's first token; a stranger no better than the local agent is not worth them."""
 
-OUTPUT_TOKENS_EXPECTED = 64
-"""Length of an answer as long as nothing is known of it."""
+
+class Habit(NamedTuple):
+    """What this buyer expects of an agent by what it knows of earlier answers.
+
+    Attributes:
+        cached_tokens: of the prompt, those that it has in its cache.
+        output_tokens: of its answer.
+        late_ms: by which it ends later than it quotes.
+    """
+
+    cached_tokens: int
+    output_tokens: int
+    late_ms: int = 0
 
 
 class Option(Struct):
@@ -43,6 +54,7 @@ class Option(Struct):
     Attributes:
         worth_microcredits: what it is worth if it answers at once and its slot costs nothing.
         prospect: what its load was believed to be when it was decided whom to ask; None if it was not considered.
+        habit: what is expected of this answer by its earlier ones.
         chance: probability with which it was the first to be asked; None where it was not drawn for.
         outcomes: answers of it that were judged here.
         trial: it is new here, and valued by what it may be, not by its score.
@@ -53,6 +65,7 @@ class Option(Struct):
     score: Score
     cost_microcredits: Microcredits
     worth_microcredits: Microcredits
+    habit: Habit
     prospect: Prospect | None = None
     chance: float | None = None
     outcomes: int = 0
@@ -60,7 +73,12 @@ class Option(Struct):
 
 
 def options(
-    adverts: list[tuple[PeerId, AgentAdvert]], scores: list[tuple[Score, Score]], ask: Ask, caution: float, me: PeerId
+    adverts: list[tuple[PeerId, AgentAdvert]],
+    scores: list[tuple[Score, Score]],
+    habits: list[Habit],
+    ask: Ask,
+    caution: float,
+    me: PeerId,
 ) -> list[Option]:
     """All agents in `adverts`, best first; equals keep the order in which they were given.
 
@@ -68,18 +86,20 @@ def options(
     agents are not: their claims are our own.
     """
     found = []
-    for (peer, advert), (expected, valued) in zip(adverts, scores, strict=True):
+    for (peer, advert), (expected, valued), habit in zip(adverts, scores, habits, strict=True):
         rated = valued if peer != me else expected
-        cost = expected_cost(advert, ask)
+        cost = expected_cost(advert, ask, habit.cached_tokens, habit.output_tokens)
         delay = ask.policy.delay_microcredits_per_s * STRANGER_MS // 1000 if peer != me else 0
         worth = int(ask.policy.value_microcredits * rated.cautious(caution)) - cost - delay
-        found.append(Option(AgentRef(peer, advert.name), advert, expected, cost, worth, trial=rated != expected))
+        agent, trial = AgentRef(peer, advert.name), rated != expected
+        found.append(Option(agent, advert, expected, cost, worth, habit, trial=trial))
     return sorted(found, key=lambda option: -option.worth_microcredits)
 
 
-def expected_cost(advert: AgentAdvert, ask: Ask) -> Microcredits:
-    """What an answer of usual length will cost at the agent's rate card, nothing cached."""
-    return metered(advert.rates, Usage(ask.prompt_tokens, 0, min(ask.sampling.max_tokens, OUTPUT_TOKENS_EXPECTED)))
+def expected_cost(advert: AgentAdvert, ask: Ask, cached_tokens: int, output_tokens: int) -> Microcredits:
+    """What an answer of this length costs at an agent, with so many tokens of the prompt cached."""
+    prompt_tokens = ask.tokens_by(advert.tokeniser)
+    return metered(advert.rates, Usage(prompt_tokens, min(cached_tokens, prompt_tokens), output_tokens))
 
 
 def utility(option: Option, prospect: Prospect, ask: Ask) -> Microcredits:
@@ -105,8 +125,10 @@ def patience_ms(option: Option, floor: Microcredits, ask: Ask) -> int:
 
 
 def worth_at(option: Option, quote: Quote, ask: Ask) -> Microcredits:
-    """The worth of an agent now that it has said how long it will take and what a slot costs."""
-    return option.worth_microcredits - quote.slot_price_microcredits - delay_cost(quote, ask)
+    """The worth of an agent now that it has said how long it will take, what a slot costs, and what it has cached."""
+    cost = expected_cost(option.advert, ask, quote.cached_tokens, option.habit.output_tokens)
+    saved = option.cost_microcredits - cost
+    return option.worth_microcredits + saved - quote.slot_price_microcredits - delay_cost(option, quote, ask)
 
 
 def gains(ranked: list[Option], waiting: Option, quote: Quote, local: Microcredits, ask: Ask, me: PeerId) -> list[Gain]:
@@ -116,11 +138,11 @@ def gains(ranked: list[Option], waiting: Option, quote: Quote, local: Microcredi
     then another has won the next slot. No toll above a gain is ever charged, so what the user's price limit leaves
     caps it.
     """
-    answer = answer_cost(quote, ask)
+    answer = answer_cost(waiting, quote, ask)
     otherwise = max(0, local, worth_at(waiting, quote, ask) - answer)
     found = []
     for option in ranked:
-        most = price_cap(option.advert.rates, ask.prompt_tokens, ask.sampling.max_tokens, 0)
+        most = price_cap(option.advert.rates, ask.tokens_called(option.advert), ask.sampling.max_tokens, 0)
         room = ask.policy.price_max_microcredits - most
         gain = min(option.worth_microcredits - answer - otherwise, room, WEIGHT_MAX - 1)
         if option.agent.peer != me and gain > 0:
@@ -128,17 +150,15 @@ def gains(ranked: list[Option], waiting: Option, quote: Quote, local: Microcredi
     return found
 
 
-def delay_cost(quote: Quote, ask: Ask) -> Microcredits:
-    """What it costs the user to wait for one answer as long as `quote` says."""
-    output = min(ask.sampling.max_tokens, OUTPUT_TOKENS_EXPECTED)
-    wait_ms = quote.ttft_ms + quote.tpot_us * output // 1000
+def delay_cost(option: Option, quote: Quote, ask: Ask) -> Microcredits:
+    """What it costs the user to wait for one answer as long as `quote` says, and its agent's habit."""
+    wait_ms = max(0, quote.ttft_ms + option.habit.late_ms) + quote.tpot_us * option.habit.output_tokens // 1000
     return ask.policy.delay_microcredits_per_s * wait_ms // 1000
 
 
-def answer_cost(quote: Quote, ask: Ask) -> Microcredits:
-    """What it costs the user to wait for one answer more; a quote without a free slot has its wait before the first."""
-    output = min(ask.sampling.max_tokens, OUTPUT_TOKENS_EXPECTED)
-    answer_ms = quote.tpot_us * output // 1000 + (quote.ttft_ms if quote.free_slots else 0)
+def answer_cost(option: Option, quote: Quote, ask: Ask) -> Microcredits:
+    """What it costs the user to wait for one answer more there."""
+    answer_ms = quote.tpot_us * option.habit.output_tokens // 1000 + quote.ttft_ms - quote.wait_ms
     return ask.policy.delay_microcredits_per_s * answer_ms // 1000
 
 

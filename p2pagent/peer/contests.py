@@ -6,8 +6,7 @@ from p2pagent.peer.epochs import EPOCH_MS
 from p2pagent.peer.events import Cleared, Contest
 from p2pagent.peer.messages import Call
 from p2pagent.peer.query import Conversation, Query
-from p2pagent.peer.terms import Toll, make_quote
-from p2pagent.routing.service import Prediction
+from p2pagent.peer.terms import Timing, Toll, make_quote
 from p2pagent.types import PeerId
 
 CONTESTS_MAX = 3
@@ -15,11 +14,18 @@ CONTESTS_MAX = 3
 
 
 def is_contested(query: Query, winner: Conversation, me: PeerId) -> bool:
-    """Whether the best that was quoted is a wait in line that is longer than a hub's clearing."""
+    """Whether the best that was quoted is a wait in line that is longer than a hub's clearing.
+
+    A query for one agent waits there: a hub would have nothing else to offer it.
+    """
     quote = winner.quote
     assert quote is not None
-    stranger = winner.option.agent.peer != me
-    return stranger and query.contests < CONTESTS_MAX and not quote.free_slots and quote.ttft_ms >= EPOCH_MS
+    elsewhere = winner.option.agent.peer != me and query.ask.policy.only is None
+    behind_ms = 0
+    if query.ask.batch and not quote.wait_ms:  # its slots go to others of the batch: it waits for an answer of theirs
+        behind_ms = quote.tpot_us * winner.option.habit.output_tokens // 1000
+    is_long = quote.ttft_ms + behind_ms >= EPOCH_MS
+    return elsewhere and query.contests < CONTESTS_MAX and not quote.free_slots and is_long
 
 
 def contest(query: Query, waiting: Conversation, me: PeerId) -> Contest:
@@ -38,6 +44,8 @@ def granted(query: Query, option: Option, call: Call, cleared: Cleared, epoch: i
     Its seller has not been asked how fast it is, and has said when the slot should be free.
     """
     toll = Toll(cleared.sheet, cleared.toll_microcredits)
-    prediction = Prediction(ttft_ms=EPOCH_MS + cleared.wait_ms, tpot_us=0)
-    quote = make_quote(call, me, option.advert.rates, prediction, toll, free_slots=1, queued=0)
+    wait_ms = EPOCH_MS + cleared.wait_ms
+    quote = make_quote(
+        call, me, option.advert.rates, Timing(wait_ms, wait_ms, wait_ms, 0), toll, free_slots=1, queued=0
+    )
     return Conversation(call, query.ask.query, option, quote=quote, epoch=epoch)

@@ -50,7 +50,7 @@ class Disputes:
     # --- as the buyer -----------------------------------------------------------------------------------------------
 
     def on_disputed(self, disputed: Disputed) -> list[Effect]:
-        """Our user disputes a receipt, and our ledger has it on record."""
+        """We dispute a receipt, and our ledger has it on record."""
         self._open[disputed.dispute.receipt_id] = disputed
         return [Send(disputed.seller, disputed.dispute)]
 

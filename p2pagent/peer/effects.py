@@ -7,6 +7,7 @@ from p2pagent.peer.hub_messages import SignedSheet
 from p2pagent.peer.messages import Dispute, SignedRefund
 from p2pagent.peer.updates import Update
 from p2pagent.peer.wire import WireMessage
+from p2pagent.routing.residency import Prefix
 from p2pagent.types import AgentRef, ChatMessage, PeerId, Sampling
 
 
@@ -25,7 +26,7 @@ class SetTimer(Struct, frozen=True):
 
 
 class Generate(Struct, frozen=True):
-    """Have the engine of `agent` answer `turns`; events about it name `job`."""
+    """Have the engine of `agent` answer `turns`; events about it name `job`. `prefix` are marks of these turns."""
 
     job: bytes
     agent: str
@@ -33,6 +34,8 @@ class Generate(Struct, frozen=True):
     sampling: Sampling
     cache_salt: str
     priority: int
+    domain: bytes = b""
+    prefix: tuple[Prefix, ...] = ()
 
 
 class Abort(Struct, frozen=True):
@@ -62,6 +65,23 @@ class RecordDispute(Struct, frozen=True):
     buyer: PeerId
     dispute: Dispute
     raised_ms: int
+
+
+class Recount(Struct, frozen=True):
+    """Count the tokens of `text`, a receipt's answer, by its agent's tokeniser; `Recounted` follows."""
+
+    receipt_id: bytes
+    seller: PeerId
+    tokeniser: bytes
+    claimed_tokens: int
+    text: str
+
+
+class RaiseDispute(Struct, frozen=True):
+    """Keep a dispute that we raise ourselves; `Disputed` follows unless the receipt is in dispute or refunded."""
+
+    seller: PeerId
+    dispute: Dispute
 
 
 class RefundAcknowledged(Struct, frozen=True):
@@ -147,6 +167,8 @@ Effect = (
     | Post
     | PostRefund
     | RecordDispute
+    | Recount
+    | RaiseDispute
     | RefundAcknowledged
     | Archive
     | Remember

@@ -4,6 +4,7 @@ Both drivers, the daemon's and the simulator's, speak exactly these and those of
 `Peer.handle(event, now_ms) -> list[Effect]`.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -12,6 +13,8 @@ from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.peer.messages import Dispute, SignedRefund
 from p2pagent.peer.wire import WireMessage
 from p2pagent.routing.prototypes import Relevance
+from p2pagent.routing.qos import Sample
+from p2pagent.routing.residency import Held
 from p2pagent.types import AgentRef, ChatMessage, Microcredits, PeerId, PrivacyClass, Sampling, Usage
 
 
@@ -24,6 +27,8 @@ class Policy(Struct, frozen=True):
     privacy: PrivacyClass = "any"
     raw: bool = False
     """Pass pieces on at once, at the cost of a partial-result error should the agent go away after the first."""
+    only: AgentRef | None = None
+    """The one agent to ask, whatever it is worth; None where anybody may answer."""
 
 
 Outcome = Literal["new", "known", "missing", "unfounded"]
@@ -50,9 +55,14 @@ class Rating(Struct, frozen=True):
 
 
 class Ask(Struct, frozen=True):
-    """The user asks. `prompt_tokens` is counted by the local tokeniser; those of one `batch` are cleared together.
+    """The user asks. Those of one `batch` are cleared together.
 
     An answer is good if it equals `expect`, as `peer/outcomes.py` compares them; where that is empty the user judges.
+
+    Attributes:
+        prompt_tokens: what the prompt is expected to have where the agent's tokeniser is not known.
+        prompt_tokens_max: what it may have there at most; 0 if that is the same.
+        counted: what it has, by the digest of the tokeniser.
     """
 
     query: str
@@ -62,6 +72,21 @@ class Ask(Struct, frozen=True):
     policy: Policy
     batch: str = ""
     expect: str = ""
+    prompt_tokens_max: int = 0
+    counted: Mapping[bytes, int] = {}
+
+    def tokens_by(self, tokeniser: bytes) -> int:
+        """What the prompt has by the tokeniser of this digest, or is expected to have."""
+        return self.counted.get(tokeniser, self.prompt_tokens)
+
+    def tokens_called(self, advert: AgentAdvert) -> int:
+        """What the prompt has by an agent's tokeniser; where that is not known, the most that it may have there.
+
+        So many tokens may be billed. An agent answers no prompt that fills its context, whatever its tokeniser.
+        """
+        if advert.tokeniser in self.counted:
+            return self.counted[advert.tokeniser]
+        return max(self.prompt_tokens, min(self.prompt_tokens_max, advert.context_tokens - 1))
 
 
 class CancelAsk(Struct, frozen=True):
@@ -113,6 +138,15 @@ class AgentsChanged(Struct, frozen=True):
 
     agents: tuple[AgentAdvert, ...]
     addresses: tuple[str, ...]
+    measured: Mapping[str, Sequence[Sample]] = {}
+    """How fast each was as it started, by name."""
+
+
+class CacheChanged(Struct, frozen=True):
+    """The engine of an agent says what its prefix cache holds."""
+
+    agent: str
+    held: Held
 
 
 class Timer(Struct, frozen=True):
@@ -173,8 +207,17 @@ class Posted(Struct, frozen=True):
     new: bool
 
 
+class Recounted(Struct, frozen=True):
+    """An answer of `seller`, who claims so many tokens for it, was counted; None where its tokeniser is not known."""
+
+    receipt_id: bytes
+    seller: PeerId
+    claimed_tokens: int
+    tokens: int | None
+
+
 class Disputed(Struct, frozen=True):
-    """The user disputes a receipt of `seller`; the ledger has the dispute."""
+    """We dispute a receipt of `seller`, our user or a recount; the ledger has the dispute."""
 
     seller: PeerId
     dispute: Dispute
@@ -266,11 +309,13 @@ Event = (
     | Unsent
     | Misbehaved
     | AgentsChanged
+    | CacheChanged
     | TimerFired
     | Generated
     | GenerationEnded
     | GenerationFailed
     | Posted
+    | Recounted
     | Disputed
     | DisputeRecorded
     | RefundPosted

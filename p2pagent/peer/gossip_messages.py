@@ -32,7 +32,8 @@ class AgentAdvert(Message, frozen=True):
     """One agent in a record.
 
     `capability` holds its measured accuracy per prototype of the record's space, 0 to 255; `earlier` the same for the
-    space before it, if the record names one.
+    space before it, if the record names one. `cache_tokens` is the size of its prefix cache; of 0 nothing is known.
+    `tokeniser` is the digest of that by which its tokens can be counted by whoever has it; empty if it names none.
     """
 
     name: Name
@@ -42,6 +43,8 @@ class AgentAdvert(Message, frozen=True):
     context_tokens: Tokens
     slots: Count
     earlier: Annotated[bytes, Meta(max_length=256)] = b""
+    cache_tokens: Tokens = 0
+    tokeniser: Annotated[bytes, Meta(max_length=8)] = b""
 
 
 class Record(Message, frozen=True):
@@ -76,7 +79,8 @@ class SignedRecord(Message, frozen=True):
 class Load(Message, frozen=True):
     """How busy one agent is: answers at work and waiting at this moment, and counters since the incarnation began.
 
-    Counters, so that two heartbeats tell what happened between them, however many were lost.
+    Counters, so that two heartbeats tell what happened between them, however many were lost. `computed_tokens` are
+    those that went into the prefix cache, and may have pushed others out of it.
     """
 
     running: Count
@@ -84,6 +88,7 @@ class Load(Message, frozen=True):
     arrived: Total
     served: Total
     busy_ms: Total
+    computed_tokens: Total = 0
 
 
 class Heartbeat(Message, frozen=True):

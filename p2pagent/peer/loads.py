@@ -20,7 +20,7 @@ LOADS_MAX = 4096
 """Agents of whose load something is believed, those that were candidates last."""
 
 PRIOR_MS = 10_000
-"""How often what is believed of a newcomer is made anew of what is believed of the others."""
+"""How often what is believed of whoever has shown nothing yet is made anew of what is believed of the others."""
 
 
 class Prospect(Struct, frozen=True):
@@ -33,6 +33,7 @@ class Prospect(Struct, frozen=True):
         unseen_s: standard deviation of wait and toll together, in seconds, by what was not seen.
         utilisation: arrivals over what the slots can serve.
         slot_price: what its slot last cost, faded since.
+        inside: answers at work and waiting.
     """
 
     wait_ms: int
@@ -41,10 +42,12 @@ class Prospect(Struct, frozen=True):
     unseen_s: float = 0.0
     utilisation: float = 0.0
     slot_price: Microcredits = 0
+    inside: float = 0.0
 
 
 class _Known(Struct):
     belief: Belief
+    prior: Prior
     issued_ms: int = 0
     """Of the last heartbeat learned, by the agent's clock."""
     ahead_ms: int = 0
@@ -106,14 +109,18 @@ class Loads:
             unseen_s=expected.unseen,
             utilisation=expected.utilisation,
             slot_price=decayed(known.price, max(0, now_ms - known.priced_ms)),
+            inside=expected.inside,
         )
 
     def _of(self, agent: AgentRef, slots: int, now_ms: int) -> _Known:
+        if self._prior_ms is None or now_ms - self._prior_ms >= PRIOR_MS:
+            self._prior, self._prior_ms = prior(each.belief for each in self._known.values()), now_ms
         known = self._known.pop(agent, None)
         if known is None:
-            if self._prior_ms is None or now_ms - self._prior_ms >= PRIOR_MS:
-                self._prior, self._prior_ms = prior(each.belief for each in self._known.values()), now_ms
-            known = _Known(Belief(replace(self._prior, slots=max(1, slots))))
+            known = _Known(Belief(replace(self._prior, slots=max(1, slots))), self._prior)
+        elif known.prior is not self._prior:
+            known.prior = self._prior
+            known.belief.lean_on(self._prior)
         self._known[agent] = known
         bound(self._known, LOADS_MAX)
         return known

@@ -78,9 +78,9 @@ class Memory:
         return self._experience[agent].outcomes if agent in self._experience else 0
 
     def scores(
-        self, relevance: Relevance, agents: Sequence[tuple[AgentRef, bytes]], rng: Random, now_ms: int
+        self, relevance: Relevance, agents: Sequence[tuple[AgentRef, bytes]], rng: Random, now_ms: int, *, trials: bool
     ) -> list[tuple[Score, Score]]:
-        """For each agent with its claims what is expected of it, and what to value it by: newcomers get tried."""
+        """For each agent with its claims what is expected of it, and what to value it by: newcomers in `trials`."""
         for agent, claims in agents:
             known, reckoned_ms = self._claims.get(agent, (b"", 0))
             if known != claims or (now_ms - reckoned_ms >= RECKONED_MS and agent in self._experience):
@@ -89,7 +89,7 @@ class Memory:
             self._forget_all_but({agent for agent, _ in agents})
         places = [self._skills.place(agent) for agent, _ in agents]
         expected = Posterior().score(relevance, self._skills).of(places)
-        valued = explored(expected, self._skills.outcomes[places], rng)
+        valued = explored(expected, self._skills.outcomes[places], rng) if trials else expected
         return [(expected.at(place), valued.at(place)) for place in range(len(agents))]
 
     def _forget_all_but(self, agents: set[AgentRef]) -> None:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from p2pagent.routing.marks import DOMAIN_BYTES, MARKS_MAX, TAG_BYTES
+
 ARRAY_LENGTH_MAX = 1024
 TOKENS_MAX = 1 << 24
 TURNS_MAX = 256
@@ -46,7 +48,11 @@ class RateCard(Message, frozen=True):
 class Quote(Message, frozen=True):
     """A seller's binding offer for one call, good until `expires_ms` after it was made.
 
-    `price_cap_microcredits` is the most that the receipt may claim: no prompt token cached, every output token used.
+    What it predicts binds nobody: of a slot after `wait_ms`, a first token after `ttft_ms` and hardly ever later than
+    `ttft_high_ms`, all counted from the quote, and another one each `tpot_us`.
+    Nor does `evicted_microcredits`, what others are expected to pay anew for what leaves the cache; nobody is paid it.
+    At least `cached_tokens` of the prompt will be charged as cached. `price_cap_microcredits` is the most that the
+    receipt may claim: no other prompt token cached, every output token used.
     """
 
     conversation: Ident
@@ -54,9 +60,12 @@ class Quote(Message, frozen=True):
     agent: Name
     free_slots: Count
     queued: Count
+    wait_ms: Milliseconds
     ttft_ms: Milliseconds
+    ttft_high_ms: Milliseconds
     tpot_us: Milliseconds
     cached_tokens: Tokens
+    evicted_microcredits: Money
     rates: RateCard
     sheet: SheetRef
     slot_price_microcredits: Money
@@ -99,8 +108,18 @@ class Turn(Message, frozen=True):
     content: Text
 
 
+class Mark(Message, frozen=True):
+    """A prefix of the prompt: a name that says nothing of it but whether two are the same, and its length."""
+
+    tag: Annotated[bytes, Meta(min_length=TAG_BYTES, max_length=TAG_BYTES)]
+    end_bytes: Tokens
+
+
 class Call(Message, frozen=True, tag="call"):
-    """A buyer asks for a quote. The prompt stays at home: only its quantised embedding and its length travel."""
+    """A buyer asks for a quote. The prompt stays at home: its quantised embedding, its length and marks of it travel.
+
+    `domain` names those who may use each other's caches; it is empty where the buyer wants nothing remembered.
+    """
 
     conversation: Ident
     agent: Name
@@ -109,6 +128,25 @@ class Call(Message, frozen=True, tag="call"):
     prompt_tokens: Tokens
     max_tokens: Tokens
     deadline_ms: Milliseconds
+    domain: Annotated[bytes, Meta(max_length=DOMAIN_BYTES)] = b""
+    prefix: Annotated[tuple[Mark, ...], Meta(max_length=MARKS_MAX)] = ()
+
+
+class Seek(Message, frozen=True, tag="seek"):
+    """A buyer asks how much of a prompt is in a cache, long before it would call: marks and domain as in a `Call`."""
+
+    conversation: Ident
+    agent: Name
+    domain: Annotated[bytes, Meta(max_length=DOMAIN_BYTES)]
+    prefix: Annotated[tuple[Mark, ...], Meta(max_length=MARKS_MAX)]
+    prompt_tokens: Tokens
+
+
+class Holds(Message, frozen=True, tag="holds"):
+    """So many tokens of the prompt that was sought are in the cache now."""
+
+    conversation: Ident
+    cached_tokens: Tokens
 
 
 class SignedQuote(Message, frozen=True, tag="quote"):
@@ -130,7 +168,7 @@ class Award(Message, frozen=True, tag="award"):
 
     conversation: Ident
     turns: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=TURNS_MAX)]
-    temperature_milli: Annotated[int, Meta(ge=0, le=10_000)]
+    temperature_milli: Annotated[int, Meta(ge=0, le=2_000)]
     seed: Annotated[int, Meta(ge=0, le=SEED_MAX)]
 
 

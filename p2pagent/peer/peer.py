@@ -8,6 +8,7 @@ exactly as strangers are.
 
 from collections import deque
 from collections.abc import Set
+from hashlib import blake2b
 from random import Random
 
 from p2pagent.config import Preferences
@@ -22,6 +23,7 @@ from p2pagent.peer.effects import Blame, Effect, Send, SetTimer, Shun
 from p2pagent.peer.events import (
     AgentsChanged,
     Ask,
+    CacheChanged,
     CancelAsk,
     Cleared,
     Contest,
@@ -41,6 +43,7 @@ from p2pagent.peer.events import (
     ProvidersFound,
     Rated,
     Received,
+    Recounted,
     RefundPosted,
     SheetKnown,
     Timer,
@@ -59,22 +62,29 @@ from p2pagent.peer.messages import (
     Dispute,
     Fail,
     Final,
+    Holds,
     Refuse,
     Release,
+    Seek,
     Settle,
     Settled,
     SignedQuote,
     SignedRefund,
 )
+from p2pagent.peer.recounts import Recounts
 from p2pagent.peer.scout import Scout
 from p2pagent.peer.seller import Seller
 from p2pagent.peer.sheets import Sheets
 from p2pagent.peer.wire import WireMessage
 from p2pagent.routing.hubs import hubs_of
+from p2pagent.routing.marks import Marker
 from p2pagent.routing.prototypes import Space
 from p2pagent.types import PeerId
 
 REMIND_MS = 10_000
+
+MARKS_DOMAIN = "p2pagent/marks/1"
+"""Under this domain only this device can sign; the signature is never sent, and is the secret behind its marks."""
 
 
 class Peer:
@@ -98,6 +108,7 @@ class Peer:
         self.credit = credit = Credit(preferences.newcomer_credit_microcredits, {} if accounts is None else accounts)
         self._dues = Dues(keys, credit)
         self._debts = Debts(keys, credit, debts or [])
+        self._recounts = Recounts()
         self._disputes = Disputes(keys, credit, disputed or [], refunds or [])
         sheets = Sheets(keys)
         self.seller = Seller(keys, space, credit, sheets)
@@ -106,9 +117,11 @@ class Peer:
         self.directory = self.membership.directory
         self.hub = Hub(keys, space, hubs, self.membership, self.seller, credit, sheets, rng, incarnation)
         self.memory = Memory(space, experience or {})
-        own_load = self.seller.own_load
-        scout = Scout(keys.peer, space, preferences, self.directory, self._disputes, rng, own_load, self.memory)
-        self.buyer = Buyer(keys, space, scout, self._debts, self.memory, self.hub, self.membership.lookout, rng)
+        scout = Scout(keys.peer, space, preferences, self.directory, self._disputes, rng, self.seller, self.memory)
+        marker = Marker(_marks_secret(keys, preferences.cache_secret))
+        neighbours, lookout = self.membership.neighbours, self.membership.lookout
+        money = self._debts, self._recounts
+        self.buyer = Buyer(keys, space, scout, *money, self.memory, self.hub, lookout, neighbours, marker, rng)
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         """What is to be done about `event` at `now_ms`, milliseconds since the Unix epoch."""
@@ -151,9 +164,13 @@ class Peer:
             case GenerationFailed(job, reason):
                 return self.seller.on_failure(job, reason, now_ms)
             case Posted(ident, new):
-                return [*self._debts.on_posted(ident, new=new), *self._dues.on_posted(ident, new=new)]
+                self.seller.on_signed(ident, now_ms)
+                booked = [*self._debts.on_posted(ident, new=new), *self._dues.on_posted(ident, new=new)]
+                return [*booked, *self._recounts.on_posted(ident)]
             case PeerUp(peer):
                 return [*self.membership.on_up(peer, now_ms), *self._debts.remind({peer}), *self._disputes.on_up(peer)]
+            case Recounted():
+                return self._recounts.on_recounted(event)
             case Disputed():
                 return self._disputes.on_disputed(event)
             case DisputeRecorded():
@@ -170,13 +187,16 @@ class Peer:
                 return self._broken_off(peer, now_ms)
             case Unsent(peer):
                 return [*self.membership.on_unsent(peer, now_ms), *self._broken_off(peer, now_ms)]
-            case AgentsChanged(agents, addresses):
+            case AgentsChanged(agents, addresses, measured):
                 self.buyer.open_for(agents)
                 self.hub.open_for(agents)
-                effects = self.seller.open_for(agents, now_ms)
+                effects = self.seller.open_for(agents, measured, now_ms)
                 if self.membership.herald.record is None:  # for the first time
                     effects.append(SetTimer(now_ms + REMIND_MS, Timer("remind")))
                 return [*effects, *self.membership.on_agents(agents, addresses, now_ms)]
+            case CacheChanged(agent, held):
+                self.seller.on_held(agent, held)
+                return []
             case ProvidersFound(query, cell, peers):
                 looks = self.membership.lookout.on_providers(cell, peers, now_ms)
                 return looks or self.buyer.on_nothing_found(query, now_ms)
@@ -238,6 +258,10 @@ class Peer:
         match event.message:
             case Call() as call:
                 return self.seller.on_call(peer, call, now_ms)
+            case Seek() as seek:
+                return self.seller.on_seek(peer, seek)
+            case Holds() as holds:
+                return self.buyer.on_holds(peer, holds, now_ms)
             case SignedQuote() as quote:
                 return self.buyer.on_quote(peer, quote, now_ms)
             case Refuse() as refuse:
@@ -271,3 +295,10 @@ class Peer:
                 return self.membership.on_message(peer, message, now_ms)
             case _ as message:
                 return self.hub.on_message(peer, message, now_ms)
+
+
+def _marks_secret(keys: Keys, shared: str) -> bytes:
+    """Of the trust domain of this device: those who share a secret, or it alone."""
+    if not shared:
+        return keys.sign(MARKS_DOMAIN, b"")
+    return blake2b(shared.encode(), person=MARKS_DOMAIN.encode()[:16]).digest()

@@ -8,6 +8,7 @@ from p2pagent.peer.choice import Option, worth_at
 from p2pagent.peer.events import Ask, Delivery
 from p2pagent.peer.messages import Call, Chunk, Quote, SignedQuote
 from p2pagent.peer.terms import QUOTES_MS
+from p2pagent.routing.marks import Link
 from p2pagent.routing.prototypes import Relevance
 from p2pagent.types import AgentRef, Microcredits
 
@@ -64,6 +65,7 @@ class Query(Struct, eq=False):
     embedding: bytes
     relevance: Relevance
     asked_ms: int
+    links: tuple[Link, ...] = ()
     seed: int = 0
     """Of what is drawn for the whole query: whether newcomers are tried, and who of many alike is considered."""
     state: Literal["finding", "calling", "clearing", "bidding", "awarded", "lost"] = "calling"
@@ -80,6 +82,11 @@ class Query(Struct, eq=False):
     contests: int = 0
     denied: str = ""
     """Why a hub gave it no slot."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on from what an agent has answered before."""
+        return any(turn.role == "assistant" for turn in self.ask.turns)
 
     def delivery(self, conversation: Conversation, space: str) -> Delivery:
         """The answer that `conversation` brings, as it can be judged."""

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from p2pagent.market.clearing import WEIGHT_MAX
 from p2pagent.peer import choice
 from p2pagent.peer.query import Conversation, Query
 from p2pagent.types import AgentRef, PeerId
@@ -27,7 +28,7 @@ def decide(ready: list[Query], me: PeerId) -> list[Decision]:
 
     An agent offers as many places as it has slots free, and beyond them places to wait at, as many as it has slots
     after each answer, each worth less by the delay of one more. A query that gains nowhere still goes to the local
-    agent if that has quoted: it costs nothing.
+    agent if that has quoted: it costs nothing. One that is for a single agent has no way out at all.
     """
     worths: list[dict[Place, int]] = []
     places: dict[Place, int] = {}
@@ -40,8 +41,10 @@ def decide(ready: list[Query], me: PeerId) -> list[Decision]:
             slots = max(1, option.advert.slots)
             for ahead in range(first, first + 1 + -(-len(ready) // slots)):
                 place = Place(option.agent, ahead)
-                longer = (ahead - first) * choice.answer_cost(quote, query.ask)
+                longer = (ahead - first) * choice.answer_cost(option, quote, query.ask)
                 worth[place] = conversation.worth(query.ask) - longer
+                if query.ask.policy.only is not None:
+                    worth[place] = max(1, worth[place] + WEIGHT_MAX // 2)
                 places[place] = max(places.get(place, 0), slots if ahead else quote.free_slots)
         worths.append(worth)
     chosen = choice.clear(worths, places)

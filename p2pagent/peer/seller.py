@@ -8,6 +8,7 @@ Rule 3: own questions start before waiting questions of others (priority 0 befor
 Rule 4: a slot kept for a hub clearing goes to nobody else until the clearing is over.
 """
 
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Literal
 
@@ -15,22 +16,28 @@ import msgspec
 
 from p2pagent.keys import Keys
 from p2pagent.market.receipts import metered
-from p2pagent.peer.choice import OUTPUT_TOKENS_EXPECTED
 from p2pagent.peer.credit import Credit
 from p2pagent.peer.effects import Abort, Blame, Effect, Generate, Send, SetTimer
 from p2pagent.peer.events import GenerationEnded, Timer
 from p2pagent.peer.gossip_messages import AgentAdvert, Load
 from p2pagent.peer.hub_messages import Claim
-from p2pagent.peer.messages import Award, Call, Chunk, Fail, Final, Refuse, SignedQuote
+from p2pagent.peer.lessons import Lesson, Lessons
+from p2pagent.peer.messages import Award, Call, Chunk, Fail, Final, Holds, Refuse, Seek, SignedQuote
 from p2pagent.peer.sheets import Sheets
 from p2pagent.peer.stall import OwnLoad, Sale, Stall
-from p2pagent.peer.terms import NO_TOLL, Toll, make_quote, make_receipt
+from p2pagent.peer.terms import NO_TOLL, Timing, Toll, make_quote, make_receipt
 from p2pagent.peer.wire import receipt_id, sealed
 from p2pagent.routing.prototypes import Space, same_prompt
-from p2pagent.routing.service import ServiceTimes
+from p2pagent.routing.qos import Forecast, Sample, Task
+from p2pagent.routing.qos_frozen import Frozen
+from p2pagent.routing.qos_lengths import EXPECTED
+from p2pagent.routing.qos_physical import Physical
+from p2pagent.routing.residency import Held, Shelf
 from p2pagent.types import AgentRef, ChatMessage, Microcredits, PeerId, Sampling, Usage
 
-SALES_PER_BUYER_MAX = 16
+SALES_PER_BUYER_MAX = 32
+"""Two for each question of a full batch: what it waits for, and what a hub has granted it meanwhile."""
+
 SALES_MAX = 1024
 PROMPT_BYTES_PER_TOKEN_MAX = 32
 """Tokenisers differ, and a buyer counts by its own; but a prompt of more bytes per token was called too short."""
@@ -53,13 +60,19 @@ class Seller:
         self._sheets = sheets
         self._space = space
         self._credit = credit
+        self._lessons = Lessons()
         self._stalls: dict[str, Stall] = {}
         self._sales: dict[bytes, Sale] = {}
         self._jobs: dict[bytes, bytes] = {}
         self._jobs_started = 0
 
-    def open_for(self, agents: tuple[AgentAdvert, ...], now_ms: int) -> list[Effect]:
-        """Sell the answers of these agents from now on; what was sold of one that is no longer there fails."""
+    def open_for(
+        self, agents: tuple[AgentAdvert, ...], measured: Mapping[str, Sequence[Sample]], now_ms: int
+    ) -> list[Effect]:
+        """Sell the answers of these agents from now on; what was sold of one that is no longer there fails.
+
+        `measured` is how fast new ones were as they started.
+        """
         offered = {agent.name: agent for agent in agents}
         effects: list[Effect] = []
         for conversation in [c for c, s in self._sales.items() if s.call.agent not in offered]:
@@ -69,9 +82,14 @@ class Seller:
                 effects.append(Abort(sale.job))
             effects.append(Send(sale.buyer, Fail(conversation, "engine")))
         known = self._stalls
-        self._stalls = {name: known.get(name) or Stall(agent, ServiceTimes()) for name, agent in offered.items()}
+        self._stalls = {
+            name: known.get(name) or Stall(agent, Frozen(Physical(measured.get(name, ()))), Shelf(0))
+            for name, agent in offered.items()
+        }
         for name, stall in self._stalls.items():
             stall.advert = offered[name]
+            if stall.shelf.capacity_tokens != stall.advert.cache_tokens:
+                stall.shelf = Shelf(stall.advert.cache_tokens)
             effects += self._next(stall, now_ms)
         return effects
 
@@ -87,19 +105,19 @@ class Seller:
 
     def loads(self) -> tuple[Load, ...]:
         """How busy each agent is, in the order in which they were advertised."""
-        return tuple(map(self._load, self._stalls))
+        return tuple(map(self.load, self._stalls))
 
-    def _load(self, agent: str) -> Load:
+    def load(self, agent: str) -> Load:
+        """How busy this one is."""
         stall = self._stalls[agent]
-        return Load(len(self._running(agent)), len(stall.queue), stall.arrived, stall.served, stall.busy_ms)
+        counters = stall.arrived, stall.served, stall.busy_ms, stall.computed_tokens
+        return Load(len(self._running(agent)), len(stall.queue), *counters)
 
-    def own_load(self, agent: str, prompt_tokens: int) -> OwnLoad:
+    def own_load(self, agent: str, task: Task, now_ms: int) -> OwnLoad:
         """What a question of the owner meets at its own agent now; it waits before those of others."""
         stall = self._stalls[agent]
-        answer_ms = stall.times.total_ms(prompt_tokens)
-        before = sum(self._sales[c].granted or self._sales[c].buyer == self._keys.peer for c in stall.queue)
-        wait_ms = 0 if stall.free else answer_ms * (before + 1) // max(1, stall.advert.slots)
-        return OwnLoad(self._load(agent), wait_ms, answer_ms)
+        forecast, timing = self._foreseen(agent, task, stall.free, now_ms, own=True)[1:]
+        return OwnLoad(self.load(agent), timing.wait_ms, forecast.total_us.mean // 1_000)
 
     def on_call(self, buyer: PeerId, call: Call, now_ms: int) -> list[Effect]:
         """Quote, or refuse with the reason."""
@@ -120,23 +138,39 @@ class Seller:
             return [Send(buyer, Refuse(call.conversation, "busy"))]
         if not own and sum(s.state == "held" and s.call.agent == call.agent for s in theirs) >= stall.holds_per_buyer:
             free = 0
-        ahead = 0 if free else len(stall.queue) + 1
-        prediction = stall.times.predict_one(call.prompt_tokens, ahead, max(1, stall.advert.slots))
-        if not own and prediction.ttft_ms > call.deadline_ms:
+        cached, evicted = self._cache(stall, call, buyer, now_ms)
+        task, forecast, timing = self._foreseen(call.agent, _task(call, cached), stall.free, now_ms, own=own)
+        if not own and timing.wait_ms > call.deadline_ms:
             return [Send(buyer, Refuse(call.conversation, "late"))]
         toll = NO_TOLL if own else self._sheets.toll(AgentRef(self._keys.peer, call.agent), buyer, now_ms)
-        queued = len(stall.queue)
-        quote = make_quote(call, buyer, stall.advert.rates, prediction, toll, free_slots=free, queued=queued)
+        queued, rates = len(stall.queue), stall.advert.rates
+        quote = make_quote(
+            call,
+            buyer,
+            rates,
+            timing,
+            toll,
+            free_slots=free,
+            queued=queued,
+            cached_tokens=cached,
+            evicted_tokens=evicted,
+        )
         promised = quote.price_cap_microcredits + sum(sale.quote.price_cap_microcredits for sale in theirs)
         if not own and not self._credit.allows(buyer, promised, now_ms):
             return [Send(buyer, Refuse(call.conversation, "credit"))]
-        sale = Sale(call, buyer, quote, now_ms + quote.expires_ms, "held" if free else "offered")
+        sale = Sale(call, buyer, quote, task, forecast, now_ms + quote.expires_ms, "held" if free else "offered")
         stall.busy += bool(free)
         self._sales[call.conversation] = sale
         return [
             Send(buyer, SignedQuote(*sealed(quote, self._keys))),
             SetTimer(sale.expires_ms, Timer("hold", call.conversation)),
         ]
+
+    def on_seek(self, buyer: PeerId, seek: Seek) -> list[Effect]:
+        """Say how much of a prompt is in an agent's cache."""
+        stall = self._stalls.get(seek.agent)
+        held = 0 if stall is None else stall.shelf.held_tokens(_domain(seek, buyer), seek.prefix, seek.prompt_tokens)
+        return [Send(buyer, Holds(seek.conversation, held))]
 
     def on_award(self, buyer: PeerId, award: Award, now_ms: int) -> list[Effect]:
         """Start the answer, or let it wait for a slot; a prompt that is not what was called about voids the award."""
@@ -197,19 +231,34 @@ class Seller:
         if conversation is None:
             return []
         sale = self._sales[conversation]
-        ttft_ms = (sale.first_ms or now_ms) - sale.started_ms
         stall = self._stalls[sale.call.agent]
         stall.served += 1
         stall.busy_ms += now_ms - sale.started_ms
-        stall.times.learn_one(event.usage.prompt_tokens, event.usage.output_tokens, ttft_ms, now_ms - sale.started_ms)
+        stall.computed_tokens += event.usage.prompt_tokens - event.usage.cached_tokens + event.usage.output_tokens
+        usage = event.usage
+        lesson = Lesson(stall.predictor, sale.task, sale.outcome(usage, now_ms), sale.forecast)
+        stall.shelf.served(_domain(sale.call, sale.buyer), sale.call.prefix, usage, now_ms)
         answer = "".join(sale.pieces)
-        receipt = make_receipt(sale.call, sale.quote, self._keys.peer, event.usage, answer, now_ms)
+        receipt = make_receipt(sale.call, sale.quote, self._keys.peer, usage, answer, now_ms)
         body, signature = sealed(receipt, self._keys)
         final = Final(conversation, event.finish_reason, body, signature)
         effects = self._forget(conversation, now_ms)
-        if sale.buyer != self._keys.peer:
+        if sale.buyer == self._keys.peer:
+            lesson.learn(now_ms)
+        else:
+            self._lessons.on_delivered(receipt_id(body), lesson)
             self._credit.delivered(receipt_id(body), sale.buyer, receipt.price_microcredits)
         return [Send(sale.buyer, final), *effects]
+
+    def on_signed(self, receipt: bytes, now_ms: int) -> None:
+        """A buyer has signed for an answer."""
+        self._lessons.on_signed(receipt, now_ms)
+
+    def on_held(self, agent: str, held: Held) -> None:
+        """The engine of an agent says what its cache holds."""
+        stall = self._stalls.get(agent)
+        if stall is not None:
+            stall.shelf.told(held)
 
     def on_failure(self, job: bytes, reason: Literal["engine", "length"], now_ms: int) -> list[Effect]:
         """The engine broke off: nothing is owed."""
@@ -224,7 +273,7 @@ class Seller:
 
     def worth_of_a_slot(self, agent: str) -> Microcredits:
         """What an answer of usual length brings."""
-        return self._stalls[agent].advert.rates.output * OUTPUT_TOKENS_EXPECTED
+        return self._stalls[agent].advert.rates.output * EXPECTED
 
     def keep(self, agent: str, slots: int) -> None:
         """Keep slots of `agent` from whoever comes."""
@@ -253,8 +302,8 @@ class Seller:
             displaced += self._interrupt(call.conversation, now_ms)
         stall.kept = max(0, stall.kept - 1)
         reason: Literal["space", "length", "credit"] | None = self._unfit(call, stall)
-        prediction = stall.times.predict_one(call.prompt_tokens, 0, max(1, stall.advert.slots))
-        quote = make_quote(call, buyer, stall.advert.rates, prediction, toll, free_slots=1, queued=0)
+        task, forecast, timing = self._foreseen(call.agent, _task(call, 0), 1, now_ms, own=False)
+        quote = make_quote(call, buyer, stall.advert.rates, timing, toll, free_slots=1, queued=0)
         theirs = sum(s.quote.price_cap_microcredits for s in self._sales.values() if s.buyer == buyer)
         if reason is None and not self._credit.allows(buyer, quote.price_cap_microcredits + theirs, now_ms):
             reason = "credit"
@@ -262,9 +311,27 @@ class Seller:
             return [*displaced, Send(buyer, Refuse(call.conversation, reason)), *self._next(stall, now_ms)]
         idle = stall.busy < stall.advert.slots
         stall.busy += idle
-        sale = Sale(call, buyer, quote, now_ms + quote.expires_ms, "held" if idle else "offered", granted=True)
+        until_ms = now_ms + quote.expires_ms
+        sale = Sale(call, buyer, quote, task, forecast, until_ms, "held" if idle else "offered", granted=True)
         self._sales[call.conversation] = sale
         return [*displaced, *self.on_award(buyer, claim.award, now_ms)]
+
+    def _foreseen(self, agent: str, task: Task, free: int, now_ms: int, *, own: bool) -> tuple[Task, Forecast, Timing]:
+        """How a task will go at an agent: with what else is at work, behind those that wait before it."""
+        stall, running = self._stalls[agent], self._running(agent)
+        met = stall.meeting(task, running)
+        forecast = stall.predictor.predict_one(met, now_ms)
+        waiting = [self._sales[conversation] for conversation in stall.queue]
+        ahead = [sale for sale in waiting if not own or sale.granted or sale.buyer == self._keys.peer]
+        return met, forecast, stall.timing(forecast, free, [] if free else ahead, running, now_ms)
+
+    def _cache(self, stall: Stall, call: Call, buyer: PeerId, now_ms: int) -> tuple[int, int]:
+        """Of a prompt the tokens in the cache, and how many of others' that are still of use it drives out."""
+        domain, shelf = _domain(call, buyer), stall.shelf
+        begun = [sale.call for sale in self._running(call.agent) if _domain(sale.call, sale.buyer) == domain]
+        cached = shelf.held_tokens(domain, call.prefix, call.prompt_tokens, begun)
+        room = call.prompt_tokens - cached + min(call.max_tokens, EXPECTED)
+        return cached, shelf.displaced_tokens(domain, call.prefix, room, now_ms)
 
     def _running(self, agent: str) -> list[Sale]:
         return [sale for sale in self._sales.values() if sale.state == "running" and sale.call.agent == agent]
@@ -290,6 +357,9 @@ class Seller:
 
     def _start(self, conversation: bytes, sale: Sale, now_ms: int) -> Effect:
         assert sale.award is not None
+        stall = self._stalls[sale.call.agent]
+        sale.task = stall.meeting(sale.task, self._running(sale.call.agent))
+        sale.forecast = stall.predictor.predict_one(sale.task, now_ms)
         sale.state = "running"
         sale.started_ms = now_ms
         # Not the buyer's own id, which it could use again while events of the first job are still on their way.
@@ -299,8 +369,9 @@ class Seller:
         own = sale.buyer == self._keys.peer
         turns = tuple(ChatMessage(t.role, t.content) for t in sale.award.turns)
         sampling = Sampling(sale.call.max_tokens, sale.award.temperature_milli, sale.award.seed)
-        salt = sha256(f"p2pagent/salt/1 {self._keys.peer} {sale.buyer}".encode()).hexdigest()
-        return Generate(sale.job, sale.call.agent, turns, sampling, salt, 0 if own else 1)
+        domain = _domain(sale.call, sale.buyer)
+        salt = sha256(b"p2pagent/salt/2 " + self._keys.peer.encode() + domain).hexdigest()
+        return Generate(sale.job, sale.call.agent, turns, sampling, salt, 0 if own else 1, domain, sale.call.prefix)
 
     def _next(self, stall: Stall, now_ms: int) -> list[Effect]:
         """Start what waits while slots are free."""
@@ -336,3 +407,12 @@ class Seller:
         if sale.state == "waiting":
             stall.queue.remove(conversation)
         return self._next(stall, now_ms)
+
+
+def _task(call: Call, cached_tokens: int) -> Task:
+    return Task(call.prompt_tokens, cached_tokens, call.max_tokens)
+
+
+def _domain(call: Call | Seek, buyer: PeerId) -> bytes:
+    """Who may use what the engine computes for this call: those who show the same, or this buyer alone."""
+    return call.domain or buyer.encode()

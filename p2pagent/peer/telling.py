@@ -38,6 +38,7 @@ def explained(query: Query) -> tuple[Candidate, ...]:
                 wait_ms=option.prospect.wait_ms if option.prospect else None,
                 toll_microcredits=conversation.toll_microcredits if quote and conversation else None,
                 chance=None if option.chance is None else round(option.chance, 4),
+                cached_tokens=quote.cached_tokens if quote else option.habit.cached_tokens,
             )
         )
     return tuple(rows)

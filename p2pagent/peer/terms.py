@@ -12,9 +12,9 @@ from p2pagent.keys import Keys
 from p2pagent.market.receipts import metered, price_cap
 from p2pagent.peer.events import Ask
 from p2pagent.peer.gossip_messages import AgentAdvert
-from p2pagent.peer.messages import Award, Call, Final, Quote, RateCard, Receipt, Turn
+from p2pagent.peer.messages import Award, Call, Final, Mark, Quote, RateCard, Receipt, Turn
 from p2pagent.peer.wire import opened
-from p2pagent.routing.service import Prediction
+from p2pagent.routing.marks import Told
 from p2pagent.types import Microcredits, PeerId, Usage
 
 QUOTES_MS = 2_000
@@ -26,16 +26,20 @@ QUOTE_MS = 5_000
 QUOTE_MS_MAX = 60_000
 
 
-def make_call(ask: Ask, embedding: bytes, space: str, agent: str, conversation: bytes, deadline_ms: int) -> Call:
+def make_call(
+    ask: Ask, embedding: bytes, space: str, advert: AgentAdvert, conversation: bytes, deadline_ms: int, told: Told
+) -> Call:
     """What a seller is told of a question before it has won it; a slot later than `deadline_ms` from now is no use."""
     return Call(
         conversation=conversation,
-        agent=agent,
+        agent=advert.name,
         space=space,
         embedding=embedding,
-        prompt_tokens=ask.prompt_tokens,
+        prompt_tokens=ask.tokens_called(advert),
         max_tokens=ask.sampling.max_tokens,
         deadline_ms=deadline_ms,
+        domain=told.domain,
+        prefix=tuple(Mark(*mark) for mark in told.marks),
     )
 
 
@@ -43,6 +47,22 @@ def make_award(ask: Ask, conversation: bytes) -> Award:
     """What the winner is told of it: the prompt."""
     turns = tuple(Turn(turn.role, turn.content) for turn in ask.turns)
     return Award(conversation, turns, ask.sampling.temperature_milli, ask.sampling.seed)
+
+
+class Timing(Struct, frozen=True):
+    """When an answer's tokens are expected, from now on.
+
+    Attributes:
+        wait_ms: until it gets a slot.
+        ttft_ms: until its first token, the wait included.
+        ttft_high_ms: by when the first token is there in nineteen of twenty answers, if the wait is what it seems.
+        tpot_us: from one token to the next.
+    """
+
+    wait_ms: int
+    ttft_ms: int
+    ttft_high_ms: int
+    tpot_us: int
 
 
 class Toll(Struct, frozen=True):
@@ -56,30 +76,45 @@ NO_TOLL = Toll()
 
 
 def make_quote(
-    call: Call, buyer: PeerId, rates: RateCard, prediction: Prediction, toll: Toll, *, free_slots: int, queued: int
+    call: Call,
+    buyer: PeerId,
+    rates: RateCard,
+    timing: Timing,
+    toll: Toll,
+    *,
+    free_slots: int,
+    queued: int,
+    cached_tokens: int = 0,
+    evicted_tokens: int = 0,
 ) -> Quote:
-    """What the seller offers for `call`."""
+    """What the seller offers for `call`. What leaves its cache is told as a power of two: it is about others."""
+    slot_price = toll.price_microcredits
+    evicted = evicted_tokens * max(0, rates.prompt - rates.cached)
     return Quote(
         conversation=call.conversation,
         buyer=buyer,
         agent=call.agent,
         free_slots=free_slots,
         queued=queued,
-        ttft_ms=prediction.ttft_ms,
-        tpot_us=prediction.tpot_us,
-        cached_tokens=0,
+        wait_ms=timing.wait_ms,
+        ttft_ms=timing.ttft_ms,
+        ttft_high_ms=timing.ttft_high_ms,
+        tpot_us=timing.tpot_us,
+        cached_tokens=cached_tokens,
+        evicted_microcredits=1 << evicted.bit_length() - 1 if evicted else 0,
         rates=rates,
         sheet=toll.sheet,
-        slot_price_microcredits=toll.price_microcredits,
-        price_cap_microcredits=price_cap(rates, call.prompt_tokens, call.max_tokens, toll.price_microcredits),
+        slot_price_microcredits=slot_price,
+        price_cap_microcredits=price_cap(rates, call.prompt_tokens, call.max_tokens, slot_price, cached_tokens),
         expires_ms=QUOTE_MS,
     )
 
 
 def make_receipt(call: Call, quote: Quote, seller: PeerId, usage: Usage, answer: str, now_ms: int) -> Receipt:
-    """What is owed for `answer`: metered tokens, no more of them than were called for."""
+    """What is owed for `answer`: metered tokens, no more of them than were called for, no fewer cached than quoted."""
     prompt = min(usage.prompt_tokens, call.prompt_tokens)
-    billed = Usage(prompt, min(usage.cached_tokens, prompt), min(usage.output_tokens, call.max_tokens))
+    cached = min(max(usage.cached_tokens, quote.cached_tokens), prompt)
+    billed = Usage(prompt, cached, min(usage.output_tokens, call.max_tokens))
     return Receipt(
         conversation=call.conversation,
         buyer=quote.buyer,
@@ -108,9 +143,11 @@ def check_quote(quote: Quote, call: Call, advert: AgentAdvert, me: PeerId, toll_
     _require(quote.rates == advert.rates, "quote departs from the signed rate card")
     _require(bool(quote.sheet) or not quote.slot_price_microcredits, "slot price without a sheet")
     _require(quote.slot_price_microcredits <= toll_max, "slot price above what its sheet justifies")
-    cap = price_cap(quote.rates, call.prompt_tokens, call.max_tokens, quote.slot_price_microcredits)
-    _require(quote.price_cap_microcredits == cap, "price cap does not follow from the rate card")
+    _require(quote.wait_ms <= quote.ttft_ms <= quote.ttft_high_ms, "first token before its slot, or after its bound")
     _require(quote.cached_tokens <= call.prompt_tokens, "more cached tokens than the prompt has")
+    slot_price = quote.slot_price_microcredits
+    cap = price_cap(quote.rates, call.prompt_tokens, call.max_tokens, slot_price, quote.cached_tokens)
+    _require(quote.price_cap_microcredits == cap, "price cap does not follow from the rate card")
     _require(quote.expires_ms <= QUOTE_MS_MAX, "quote lasts too long")
 
 
@@ -129,6 +166,8 @@ def check_final(final: Final, call: Call, quote: Quote, answer: str, seller: Pee
     _require(receipt.sheet == quote.sheet, "receipt names another sheet")
     _require(receipt.slot_price_microcredits == quote.slot_price_microcredits, "receipt departs from the slot price")
     _require(usage.cached_tokens <= usage.prompt_tokens <= call.prompt_tokens, "receipt claims a longer prompt")
+    quoted = min(quote.cached_tokens, usage.prompt_tokens)
+    _require(usage.cached_tokens >= quoted, "receipt denies cached tokens that were quoted")
     _require(usage.output_tokens <= call.max_tokens, "receipt claims a longer answer")
     owed = metered(receipt.rates, usage) + receipt.slot_price_microcredits
     _require(receipt.price_microcredits == owed, "receipt's price does not follow from its tokens")

@@ -61,8 +61,15 @@ def read_together(ready: list[Query]) -> list[Query]:
         assert quote is not None
         if quote.free_slots or best is None:
             return conversation
-        soon_ms = min(quote.ttft_ms, best.ttft_ms)
-        return replace(conversation, quote=replace(quote, free_slots=best.free_slots, ttft_ms=soon_ms))
+        sooner_ms = max(0, quote.wait_ms - best.wait_ms)
+        soon = replace(
+            quote,
+            free_slots=best.free_slots,
+            wait_ms=quote.wait_ms - sooner_ms,
+            ttft_ms=quote.ttft_ms - sooner_ms,
+            ttft_high_ms=quote.ttft_high_ms - sooner_ms,
+        )
+        return replace(conversation, quote=soon)
 
     return [replace(query, conversations=[read(c) for c in query.quoted()]) for query in ready]
 

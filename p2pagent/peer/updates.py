@@ -33,6 +33,8 @@ class Candidate(Struct, frozen=True):
     """What an answer there would have made others wait, beyond the slot's price: in its worth, but not paid."""
     chance: float | None = None
     """Probability with which this one was drawn first among those that could be asked; the own agent always is."""
+    cached_tokens: int = 0
+    """Of the prompt, in its cache: as it quoted, and else as was believed."""
 
 
 class Text(Struct, frozen=True, tag="text"):

@@ -45,12 +45,14 @@ from p2pagent.peer.messages import (
     Dispute,
     Fail,
     Final,
+    Holds,
     Message,
     Quote,
     Receipt,
     Refund,
     Refuse,
     Release,
+    Seek,
     Settle,
     Settled,
     SignedQuote,
@@ -65,7 +67,20 @@ HUB_PROTOCOL = "/p2pagent/hub/1"
 FRAME_BYTES_MAX = 1 << 20
 
 QueryMessage = (
-    Call | SignedQuote | Refuse | Award | Release | Chunk | Final | Fail | Settle | Settled | Dispute | SignedRefund
+    Call
+    | Seek
+    | Holds
+    | SignedQuote
+    | Refuse
+    | Award
+    | Release
+    | Chunk
+    | Final
+    | Fail
+    | Settle
+    | Settled
+    | Dispute
+    | SignedRefund
 )
 GossipMessage = Ping | Ack | Relay | Nack | Pull | Delta | Look | Sight
 HubMessage = (

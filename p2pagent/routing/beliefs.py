@@ -30,6 +30,9 @@ MEMORY_S = 120.0
 SECONDS_MAX = 3_600.0
 """No longer wait is ever expected, no higher toll, and no answer takes longer: an hour is as good as never."""
 
+ARRIVALS_PER_S_MIN = 1 / 3_600
+"""Nobody is ever taken for idler than that: who knows nothing but idle agents would believe in no load at all."""
+
 ARRIVALS_PER_S_MAX = 1_000
 """No more come to a slot, in what is believed."""
 
@@ -69,12 +72,14 @@ class Expected(Struct, frozen=True):
         toll_s: seconds by which it makes all later ones wait longer; times the cost of a second, a Pigouvian toll.
         unseen: standard deviation of the sum of both, in seconds, by what came since the last look.
         utilisation: arrivals over what the slots can serve; may exceed 1.
+        inside: answers at work and waiting.
     """
 
     wait_s: float
     toll_s: float
     unseen: float
     utilisation: float
+    inside: float
 
 
 class Belief:
@@ -128,6 +133,14 @@ class Belief:
         """Take in a quote made at `at_ms`: a look at the queue, which says nothing of the rates."""
         self._look(at_ms, max(0, slots - free_slots) + queued, slots)
 
+    def lean_on(self, prior: Prior) -> None:
+        """Have another prior from now on: what was counted stays."""
+        before, self._prior, self._queue = self._prior, prior, None
+        self.a += prior.a - before.a
+        self.b += prior.b - before.b
+        self.c += prior.c - before.c
+        self.d += prior.d - before.d
+
     def expect(self, now_ms: int, own_since: int) -> Expected:
         """What one more query would meet at `now_ms`.
 
@@ -144,6 +157,7 @@ class Belief:
         behind = queue.behind(own_since)
         if self.seen_ms is None:
             ahead, toll, missed = queue.ahead + behind, queue.toll + behind * queue.toll_per_ahead, queue.ahead**2
+            there = queue.offered + own_since
         else:
             age_s = max(0, now_ms - self.seen_ms) / 1000
             age, inside = age_s / service_s, self.inside + own_since
@@ -154,9 +168,10 @@ class Belief:
             toll = flat + ahead * queue.toll_per_ahead
             arrivals = queue.offered / service_s * age_s
             missed = min(arrivals * (1 + age_s / self.b), queue.ahead**2)
+            there = fresh * inside + (1 - fresh) * max(queue.offered, own_since)
         unseen = sqrt(missed + 0.25) * (queue.toll_per_ahead + 1 / slots)
         wait_s, toll_s, unseen_s = (min(SECONDS_MAX, service_s * x) for x in (ahead / slots, toll, unseen))
-        return Expected(wait_s, toll_s, unseen_s, utilisation)
+        return Expected(wait_s, toll_s, unseen_s, utilisation, there)
 
     def _look(self, at_ms: int, inside: int, slots: int) -> None:
         if self.seen_ms is None or at_ms >= self.seen_ms:
@@ -198,13 +213,15 @@ def prior(beliefs: Iterable[Belief]) -> Prior:
     """What to believe of an agent of which nothing is known: the others' median rates, weighed as little as `Prior()`.
 
     Never idle, so that nobody runs to whoever is new, and never infinitely busy. Of none known it is `Prior()`. What
-    fewer than half of the others say, however wild, moves it no further than the rest are apart.
+    fewer than half of the others say, however wild, moves it no further than the rest are apart. Who has served nothing
+    says nothing of how long an answer takes.
     """
-    known = [belief for belief in beliefs if belief.snapshot is not None]
+    known = [(belief, belief.snapshot) for belief in beliefs if belief.snapshot is not None]
     if not known:
         return Prior()
     usual = Prior()
-    arrivals = median(belief.a / belief.b for belief in known)
-    service_s = median(belief.service_s for belief in known)
-    slots = round(median(belief.slots for belief in known))
+    arrivals = max(ARRIVALS_PER_S_MIN, median(belief.a / belief.b for belief, _ in known))
+    served = [belief.service_s for belief, snapshot in known if snapshot.served]
+    service_s = median(served) if served else usual.d / usual.c
+    slots = round(median(belief.slots for belief, _ in known))
     return Prior(arrivals * usual.b, usual.b, usual.c, service_s * usual.c, slots)

@@ -10,11 +10,12 @@ from p2pagent.types import PeerId
 
 
 class Books:
-    """Receipts and refunds, by owner and receipt."""
+    """Receipts, refunds and an owner's own disputes, by owner and receipt."""
 
     def __init__(self) -> None:
         self.ledgers: dict[PeerId, dict[bytes, Post]] = defaultdict(dict)
         self.refunds: dict[PeerId, dict[bytes, SignedRefund]] = defaultdict(dict)
+        self.disputes: dict[PeerId, dict[bytes, Dispute]] = defaultdict(dict)
 
     def post(self, owner: PeerId, post: Post) -> bool:
         """Book a receipt; whether it is new."""
@@ -27,6 +28,12 @@ class Books:
         if post is None or not gives_back(refund, post.receipt_id, receipt_in(post.receipt)):
             return "unfounded"
         return "new" if self.refunds[owner].setdefault(refund.receipt_id, signed) is signed else "known"
+
+    def dispute(self, owner: PeerId, dispute: Dispute) -> bool:
+        """Keep a dispute of what `owner` has bought; False if it was in dispute or refunded before."""
+        ident = dispute.receipt_id
+        assert ident in self.ledgers[owner]
+        return ident not in self.refunds[owner] and self.disputes[owner].setdefault(ident, dispute) is dispute
 
     def refund_of(self, owner: PeerId, buyer: PeerId, dispute: Dispute) -> SignedRefund | None:
         """The refund that `owner` has already given `buyer` for what it disputes."""

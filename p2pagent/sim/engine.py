@@ -173,6 +173,9 @@ class Batching:
     def stop(self, job: bytes, now_ms: int) -> None:
         """See `Engine`."""
         self._pass(now_ms)
+        for one in self._running:
+            if one.job == job:
+                self.leave(one, whole=False)
         self._running = [one for one in self._running if one.job != job]
         self._waiting = [one for one in self._waiting if one.job != job]
         self._fill()
@@ -204,15 +207,26 @@ class Batching:
                 taken.append(Generated(job.job, job.text[start * CHARACTERS_PER_TOKEN : end * CHARACTERS_PER_TOKEN]))
             if job.pieces == len(job.ends):
                 self._running.remove(job)
-                self._cache.put(job.salt, (*job.prompt, job.text))
+                self.leave(job, whole=True)
                 taken.append(GenerationEnded(job.job, job.usage, job.finish_reason))
         self._fill()
         return taken
 
+    def enter(self, job: Job) -> int | None:
+        """How many tokens of a job's prompt are cached as it begins; None where it has to wait for room."""
+        return self._cache.tokens(job.salt, job.prompt)
+
+    def leave(self, job: Job, *, whole: bool) -> None:
+        """A job has ended, or was stopped before it was `whole`."""
+        if whole:
+            self._cache.put(job.salt, (*job.prompt, job.text))
+
     def _fill(self) -> None:
         while self._waiting and len(self._running) < self._model.slots:
+            cached = self.enter(self._waiting[0])
+            if cached is None:
+                return
             job = self._waiting.pop(0)
-            cached = self._cache.tokens(job.salt, job.prompt)
             job.usage = Usage(job.usage.prompt_tokens, cached, job.usage.output_tokens)
             job.prefill_tokens = float(job.usage.prompt_tokens - cached)
             self._running.append(job)

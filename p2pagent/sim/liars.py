@@ -8,7 +8,7 @@ import msgspec
 
 from p2pagent.keys import Keys
 from p2pagent.peer.effects import Effect, Generate, Send
-from p2pagent.peer.events import Event, Received
+from p2pagent.peer.events import Event, GenerationEnded, Received
 from p2pagent.peer.gossip_messages import Ack, AgentAdvert, Load, News, Ping, SignedSuspicion, Suspicion
 from p2pagent.peer.messages import Award, Fail, Quote, Release, SignedQuote
 from p2pagent.peer.peer import Peer
@@ -16,7 +16,10 @@ from p2pagent.peer.rumours import SUSPICIONS_MAX
 from p2pagent.peer.wire import opened, sealed
 from p2pagent.types import PeerId
 
-Lie = Literal["boasts", "flatters", "brags", "idles", "quits", "slanders"]
+Lie = Literal["boasts", "flatters", "brags", "idles", "quits", "slanders", "pads"]
+
+PADDING_TOKENS = 8
+"""Charged for besides half as many tokens as there are."""
 
 BRAG_BITS_MAX = 38
 """Counters grow by less than two to the power of this with each heartbeat, so that a day of them fits the protocol."""
@@ -55,6 +58,8 @@ def corrupt(peer: LyingPeer, lie: Lie, keys: Keys, rng: Random) -> None:
             peer.mishear = _given_up
         case "slanders":
             peer.bend = lambda effect: _slandered(effect, peer, keys, rng)
+        case "pads":
+            peer.mishear = _padded
 
 
 def _flattered(effect: Effect, keys: Keys) -> Effect:
@@ -83,6 +88,16 @@ def _given_up(event: Event) -> tuple[Event, list[Effect]]:
     match event:
         case Received(buyer, Award(conversation)):
             return Received(buyer, Release(conversation)), [Send(buyer, Fail(conversation, "busy"))]
+        case _:
+            return event, []
+
+
+def _padded(event: Event) -> tuple[Event, list[Effect]]:
+    """An answer that ends, with half as many tokens again; the receipt claims as many of them as were asked for."""
+    match event:
+        case GenerationEnded(job, usage, reason):
+            output = usage.output_tokens + usage.output_tokens // 2 + PADDING_TOKENS
+            return GenerationEnded(job, msgspec.structs.replace(usage, output_tokens=output), reason), []
         case _:
             return event, []
 

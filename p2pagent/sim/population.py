@@ -18,7 +18,7 @@ from p2pagent.peer.messages import RateCard
 from p2pagent.routing.prototypes import Space, Vector
 from p2pagent.sim.engine import BatchingModel
 from p2pagent.sim.keys import SimKeys
-from p2pagent.sim.prefixes import CHARACTERS_PER_TOKEN
+from p2pagent.sim.prefixes import CHARACTERS_PER_TOKEN, TOKENISER
 
 AGENT = "agent"
 SUBJECTS = 24
@@ -93,7 +93,11 @@ class Agent(Struct, frozen=True):
     def advert(self) -> AgentAdvert:
         """How it presents itself."""
         capability = bytes(round(255 * claim) for claim in self.claims)
-        return AgentAdvert(AGENT, "simulated", capability, self.rates, CONTEXT_TOKENS, self.slots)
+        cache_tokens = CACHE_TOKENS_PER_SLOT * self.slots
+        sizes = CONTEXT_TOKENS, self.slots
+        return AgentAdvert(
+            AGENT, "simulated", capability, self.rates, *sizes, cache_tokens=cache_tokens, tokeniser=TOKENISER
+        )
 
 
 class Population:

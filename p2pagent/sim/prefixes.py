@@ -7,6 +7,8 @@ from collections import OrderedDict
 from hashlib import blake2b
 
 CHARACTERS_PER_TOKEN = 4
+TOKENISER = b"sim/4chr"
+"""The digest under which simulated agents tell that `tokens_of` counts theirs."""
 
 
 def tokens_of(text: str) -> int:

@@ -42,6 +42,8 @@ class Scenario(Struct, frozen=True):
     """Peers that offer a slot, and have none once they are given the question."""
     slanderers: float = 0.0
     """Peers that accuse, in each of their messages, somebody who is alive."""
+    padders: float = 0.0
+    """Peers that charge for half as many tokens again as they answer with."""
     checked_share: float = 0.25
     """Questions whose asker finds out whether the answer is right."""
 
@@ -56,13 +58,14 @@ SCENARIOS: dict[str, Scenario] = {
         "Gossip is 600 ms late each way, and clocks are off by up to 20 s.", gossip_delay_ms=600, skew_ms=20_000
     ),
     "liars": Scenario(
-        "A quarter of the peers lies: of skill, waits or work done; never answers; gives up; slanders.",
-        boasters=0.04,
-        flatterers=0.04,
-        braggarts=0.04,
-        idlers=0.04,
-        quitters=0.04,
-        slanderers=0.04,
+        "A quarter lies: of skill, waits, work done or tokens; never answers; gives up; slanders.",
+        boasters=0.035,
+        flatterers=0.035,
+        braggarts=0.035,
+        idlers=0.035,
+        quitters=0.035,
+        slanderers=0.035,
+        padders=0.035,
     ),
     "scale": Scenario("Ten thousand peers, a question each.", peers=10_000, minutes=10.0, load=0.0015),
 }

@@ -169,6 +169,7 @@ class Stage:
             ("idles", self._scenario.idlers),
             ("quits", self._scenario.quitters),
             ("slanders", self._scenario.slanderers),
+            ("pads", self._scenario.padders),
         )
         for lie, share in lies:
             if drawn < share:
@@ -264,12 +265,12 @@ def length_ms(scenario: Scenario) -> int:
 
 def play(name: str, scenario: Scenario, seed: int, progress: Callable[[int], None]) -> tuple[Results, Samples]:
     """One run of `scenario`, called `name`; `progress` is told how many milliseconds of it are over."""
-    with _for_thousands(scenario.peers):
+    with for_thousands(scenario.peers):
         return Stage(name, scenario, seed).run(progress)
 
 
 @contextmanager
-def _for_thousands(peers: int) -> Iterator[None]:
+def for_thousands(peers: int) -> Iterator[None]:
     """All peers share what each of them has read: in one process that need not be kept a hundred times.
 
     Millions of objects live to the end of a run: to look through them for cycles again and again is a waste.

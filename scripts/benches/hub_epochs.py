@@ -31,6 +31,7 @@ from p2pagent.peer.peer import Peer
 from p2pagent.peer.wire import HUB_PROTOCOL, encode, protocol_of, sealed
 from p2pagent.routing.hubs import hubs_of
 from p2pagent.routing.prototypes import Space
+from p2pagent.routing.qos import Outcome, Sample, Task
 from p2pagent.sim.contacts import Contact
 from p2pagent.sim.engine import EngineModel
 from p2pagent.sim.keys import SimKeys
@@ -44,6 +45,8 @@ START_MS = 1_800_000_000_000
 ARRIVAL_MS = 50
 ANSWER_MS = 120_000
 """Nothing that was granted is free again while the others bid."""
+
+MEASURED = (Sample(Task(1, 0, 1), Outcome(1_000 * ANSWER_MS, 0, 1, 0)),)
 
 LEASE_MS = 600_000
 DELAY_MICROCREDITS_PER_S = 1_000_000
@@ -163,9 +166,8 @@ def settle(world: World, space: Space, population: Population) -> dict[PeerId, "
     shoppers: dict[PeerId, Shopper] = {}
     for number, key in enumerate(keys):
         peer = Peer(key, space, "bench", PREFERENCES, Random(number), 1)
-        peer.seller.open_for((adverts[number],), START_MS)
+        peer.seller.open_for((adverts[number],), {"agent": MEASURED}, START_MS)
         peer.hub.open_for((adverts[number],))
-        peer.seller._stalls["agent"].times.learn_one(1, 1, 1, ANSWER_MS)
         known: set[int] = set()
         for prototype in {homes[number], *asks[number]}:
             name = hubs.hub_of(prototype, key.peer, START_MS // EPOCH_MS, everybody).name

@@ -72,6 +72,7 @@ async def endpoint(nursery: trio.Nursery) -> Endpoint:
 
 async def test_daemons_clear_alike_and_go_on_when_an_auctioneer_is_killed(endpoint: Endpoint, tmp_path: Path) -> None:
     questions = await endpoint.known(CONTESTED, QUESTIONS)
+    endpoint.first_piece_s = FIRST_PIECE_S
     async with fleet(tmp_path, hosts(endpoint, HOSTED, tmp_path, slots=1)) as daemons:
         with trio.fail_after(START_LIMIT_S):
             for daemon in daemons:
@@ -79,9 +80,7 @@ async def test_daemons_clear_alike_and_go_on_when_an_auctioneer_is_killed(endpoi
             for daemon in daemons:
                 await meets(daemon, [other for other in daemons if other is not daemon])
         experts, owners = daemons[:EXPERTS], daemons[EXPERTS:]
-        endpoint.first_piece_s = FIRST_PIECE_S
         with trio.fail_after(LIMIT_S):
-            # Experts say how long they take only once they have answered.
             await ask_all(experts, questions, "local")
             payer, answer = await ask_until_a_toll_is_paid(daemons, owners, questions)
             await is_shown(payer, answer)

@@ -141,6 +141,7 @@ async def test_serves_and_serves_again_after_any_of_its_processes_is_killed(tmp_
         assert (capabilities.model, capabilities.context_tokens) == ("add", embedded.capabilities().context_tokens)
         assert capabilities.reports_token_ids
         assert capabilities.reports_cached_tokens
+        assert capabilities.tokeniser == embedded.capabilities().tokeniser != b""
         expected = await greedy(embedded, prompt)
         assert await greedy(engine, prompt) == expected
         messages = (ChatMessage("user", prompt),)

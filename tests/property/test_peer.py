@@ -20,6 +20,7 @@ from p2pagent.peer.effects import (
     Generate,
     Learned,
     Post,
+    RaiseDispute,
     Remember,
     Send,
     SetTimer,
@@ -31,6 +32,7 @@ from p2pagent.peer.events import (
     AgentsChanged,
     CancelAsk,
     Delivery,
+    Disputed,
     Event,
     Generated,
     GenerationEnded,
@@ -43,6 +45,7 @@ from p2pagent.peer.events import (
     Rated,
     Rating,
     Received,
+    Recounted,
     Timer,
     TimerFired,
     Unsent,
@@ -128,6 +131,7 @@ class Chaos:
         self.finals: list[WireMessage] = []
         self.asked: list[str] = []
         self.ended: list[str] = []
+        self.only: dict[str, AgentRef | None] = {}
         self.chunks: dict[bytes, int] = {}
         self.numbers: list[int] = []
         self.bids: list[tuple[SimKeys, bytes]] = []
@@ -136,6 +140,7 @@ class Chaos:
         self.solicits: list[tuple[SimKeys, Solicit]] = []
         self.books: list[tuple[SimKeys, Book, dict[bytes, bytes]]] = []
         self.signed: list[tuple[SimKeys, Statement]] = []
+        self.disputed: list[Disputed] = []
         self.peer: Peer = make_peer(space, *AGENTS)
         for keys, skill in zip(STRANGERS, (0.9, 0.8, 0.7), strict=True):
             self.handle(Received(keys.peer, make_delta(keys, space, make_advert("agent", {2: skill, 1: skill}))))
@@ -182,6 +187,8 @@ class Chaos:
                 self.posts.append(effect)
             case Find():
                 self.finds.append(effect)
+            case RaiseDispute(seller, dispute):
+                self.disputed.append(Disputed(seller, dispute))
             case Remember(delivery=delivery, rating=rating):
                 assert delivery.agent.peer != ME.peer
                 self.deliveries.append((delivery, rating))
@@ -192,6 +199,7 @@ class Chaos:
                 assert all(0 <= good <= known.seen[m] for m, good in known.good.items())
             case Tell(query, update) if isinstance(update, Answered | Unanswered):
                 self.ended.append(query)
+                assert not self.only[query] or {c.agent for c in update.candidates} <= {self.only[query]}
 
     def step(self, kind: str) -> None:
         for event in getattr(self, kind)():
@@ -284,6 +292,10 @@ class Chaos:
 
     def settled(self) -> list[Event]:
         ids = [post.receipt_id for post in self.posts] or [bytes(32)]
+        if self.rng.random() < 0.2:
+            counted = Recounted(self.rng.choice(ids), self.anyone().peer, 60, self.rng.choice([None, 0, 60]))
+            disputed, self.disputed = self.disputed, []
+            return [counted, *disputed]
         if self.rng.random() < 0.5:
             return [Posted(self.rng.choice(ids), self.rng.random() < 0.7)]
         return [Received(self.anyone().peer, Settled(self.rng.choice(ids)))]
@@ -406,7 +418,10 @@ class Chaos:
     def ask(self) -> list[Event]:
         query = f"q{len(self.asked)}"
         self.asked.append(query)
+        named = AgentRef(self.rng.choice([*STRANGERS, ME]).peer, self.rng.choice(["agent", "agent", "nobody"]))
+        self.only[query] = self.rng.choice([None, None, None, named])
         changes: dict[str, object] = {
+            "only": self.only[query],
             "privacy": self.rng.choice(["any", "any", "any", "trusted", "local"]),
             "raw": self.rng.random() < 0.2,
             "value_microcredits": self.rng.choice([0, 1_000_000, 1 << 53]),

@@ -18,10 +18,9 @@ from p2pagent.driver import Driver
 from p2pagent.market.clearing import assign
 from p2pagent.peer.batches import BATCH_OPEN_MAX
 from p2pagent.peer.calling import GATHER_MS
-from p2pagent.peer.choice import OUTPUT_TOKENS_EXPECTED, Option
 from p2pagent.peer.effects import Effect, Generate, SetTimer, Tell
 from p2pagent.peer.events import Ask, CancelAsk, Event, PeerUp, Received, Timer, TimerFired
-from p2pagent.peer.hub_messages import Commit, SignedCommit
+from p2pagent.peer.hub_messages import Claim, Commit, SignedCommit
 from p2pagent.peer.messages import Award, Call, Chunk, Quote, Refuse, SignedQuote
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.query import Conversation, Query
@@ -32,11 +31,11 @@ from p2pagent.peer.updates import Unanswered
 from p2pagent.peer.wire import parsed
 from p2pagent.routing.game import PROBES_MAX
 from p2pagent.routing.prototypes import Relevance, Space
-from p2pagent.routing.scoring import Score
+from p2pagent.routing.qos_lengths import EXPECTED
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef, PeerId
 from tests.contended import ANSWER_MS, SUBJECT, Contended
-from tests.scenario import START_MS, make_advert, make_ask
+from tests.scenario import START_MS, make_advert, make_ask, make_option
 from tests.strangers import ALICE, make_call, make_delta, make_final, make_peer, make_quote, receive, sent
 
 Wishes = list[dict[str, Any]]
@@ -61,11 +60,11 @@ class Batch(Contended):
             self.world.at(self.world.now_ms, self.asker.name, ask)
 
     def awards(self) -> list[tuple[int, PeerId, bool]]:
-        """When and where awards of strangers came in, and whether the answer was begun in the same moment."""
+        """When and where awards and grants came in, and whether the answer was begun in the same moment."""
         return [
             (step.at_ms, step.peer, any(isinstance(effect, Generate) for effect in step.effects))
             for step in self.trace[self.seen :]
-            if isinstance(step.event, Received) and isinstance(step.event.message, Award)
+            if isinstance(step.event, Received) and isinstance(step.event.message, Award | Claim)
         ]
 
     def quotes(self) -> dict[PeerId, list[Quote]]:
@@ -173,7 +172,7 @@ def test_no_other_plan_is_worth_more(space: Space, monkeypatch: pytest.MonkeyPat
     assert {quote.free_slots for quote in first.values()} == {slots}
 
     def delay(number: int, peer: PeerId) -> int:
-        wait_ms = first[peer].ttft_ms + first[peer].tpot_us * OUTPUT_TOKENS_EXPECTED // 1000
+        wait_ms = first[peer].ttft_ms + first[peer].tpot_us * EXPECTED // 1000
         return int(wishes[number]["delay_microcredits_per_s"]) * wait_ms // 1000
 
     def worth(plan: tuple[PeerId | None, ...]) -> int:
@@ -381,20 +380,25 @@ def test_questions_that_come_later_start_one_by_one_and_do_not_wait_for_each_oth
     assert market.awarded[BATCH_OPEN_MAX:] == [names[-3]]
 
 
-def quoted(space: Space, number: int, free_slots: int, ttft_ms: int) -> Query:
-    call = make_call(space, number)
-    quote = parsed(make_quote(ALICE, call, free_slots=free_slots, ttft_ms=ttft_ms).body, Quote)
+def quoted(space: Space, number: int, free_slots: int, wait_ms: int) -> Query:
+    ask, call = make_ask(f"q{number}", SUBJECT), make_call(space, number)
+    ttft_ms = wait_ms + number
+    quote = parsed(make_quote(ALICE, call, free_slots=free_slots, wait_ms=wait_ms, ttft_ms=ttft_ms).body, Quote)
     assert isinstance(quote, Quote)
-    option = Option(AgentRef(ALICE.peer, "agent"), make_advert("agent", {}), Score(0.5, 0.1), 0, 1)
+    option = make_option(AgentRef(ALICE.peer, "agent"), 1, ask)
     conversation = Conversation(call, f"q{number}", option, "quoted", quote=quote)
-    ask = make_ask(f"q{number}", SUBJECT)
     return Query(ask, b"", Relevance((0,), (1.0,), 1.0), START_MS, conversations=[conversation])
 
 
 def test_what_is_free_to_one_question_is_free_as_soon_to_the_others(space: Space) -> None:
     ready = [quoted(space, 0, 0, 900), quoted(space, 1, 3, 50), quoted(space, 2, 2, 40), quoted(space, 3, 0, 30)]
     quotes = [query.conversations[0].quote for query in read_together(ready)]
-    assert [(q.free_slots, q.ttft_ms) for q in quotes if q is not None] == [(3, 50), (3, 50), (2, 40), (3, 30)]
+    assert [(q.free_slots, q.wait_ms, q.ttft_ms) for q in quotes if q is not None] == [
+        (3, 50, 50),
+        (3, 50, 51),
+        (2, 40, 42),
+        (3, 30, 33),
+    ]
     originals = [query.conversations[0].quote for query in ready]
     assert [q.free_slots for q in originals if q is not None] == [0, 3, 2, 0]
 

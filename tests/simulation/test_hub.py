@@ -51,9 +51,10 @@ def paid_as_agreed(net: Contended) -> None:
     """Each price is metered tokens and the toll of the sheet, and both sides have booked the same receipts."""
     for query, answer in net.answers().items():
         rates = RateCard(answer.prompt_microcredits, answer.cached_microcredits, answer.output_microcredits)
-        assert answer.price_microcredits == metered(rates, answer.usage) + answer.slot_price_microcredits
         if not answer.delegated:
+            assert answer.price_microcredits == 0
             continue
+        assert answer.price_microcredits == metered(rates, answer.usage) + answer.slot_price_microcredits
         receipt_id = bytes.fromhex(answer.receipt_id)
         buyer, seller = net.queries[query].name, answer.agent.peer
         bought, sold = net.world.ledgers[buyer][receipt_id], net.world.ledgers[seller][receipt_id]

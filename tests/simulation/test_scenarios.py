@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -10,14 +11,16 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from p2pagent.ledger import receipt_in
 from p2pagent.peer.messages import Fail, Final
 from p2pagent.sim.liars import LyingPeer
 from p2pagent.sim.results import Results
 from p2pagent.sim.scenarios import SCENARIOS
 from p2pagent.sim.stage import Stage, play
+from p2pagent.types import PeerId
 
 PEERS = 24
-LIES = ("boasters", "flatterers", "braggarts", "idlers", "quitters", "slanderers")
+LIES = ("boasters", "flatterers", "braggarts", "idlers", "quitters", "slanderers", "padders")
 SMALL = {"peers": PEERS, "settle_minutes": 0.5, "minutes": 1.0, "load": 0.03}
 
 
@@ -142,6 +145,23 @@ class TestLiars:
         assert first.by_liars >= 5
         assert last.by_liars < 0.7 * first.by_liars
         assert first.by_honest == last.by_honest == 0
+
+    def test_whoever_pads_is_found_out_by_each_buyer_at_once(self) -> None:
+        changes = {each: 0.3 if each == "padders" else 0.0 for each in LIES} | {"minutes": 3.0, "load": 0.05}
+        stage = Stage("liars", msgspec.structs.replace(SCENARIOS["liars"], **{**SMALL, **changes}), 1)
+        stage.run(lambda _: None)
+        world, sales, honest = stage.world, Counter[tuple[str, str]](), 0
+        for buyer, ledger in world.ledgers.items():
+            for ident, receipt in [(ident, receipt_in(post.receipt)) for ident, post in ledger.items()]:
+                seller = world.node(PeerId(receipt.seller))
+                lies = seller is not None and isinstance(seller.peer, LyingPeer)
+                if receipt.buyer == buyer:
+                    assert lies == (ident in world.disputes[buyer])
+                    sales[buyer, receipt.seller] += lies
+                    honest += not lies
+        assert sales.total() >= 20
+        assert honest >= 100
+        assert sales.total() <= 1.1 * sum(count > 0 for count in sales.values())  # but for what was under way already
 
 
 def test_one_seed_is_one_run_whatever_the_hash_seed() -> None:

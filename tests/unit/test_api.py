@@ -197,6 +197,25 @@ async def test_local_model_stays_on_the_device(node, http):
     assert node.asked[0][2].privacy == "local"
 
 
+async def test_a_named_agent_alone_is_asked(node, http):
+    assert (await chat(http, model=f"reverse@{SELLER[:12]}", p2pagent={"privacy": "trusted"})).status_code == 200
+    assert node.asked[0][2].only == AgentRef(SELLER, "reverse")
+    assert node.asked[0][2].privacy == "trusted"
+    assert (await chat(http)).status_code == 200
+    assert node.asked[1][2].only is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_agent_that_is_not_known_is_a_model_that_is_not_found(node, http, stream):
+    response = await chat(http, model="sort@12D3", stream=stream)
+    assert response.status_code == 404
+    error = response.json()["error"]
+    assert error["code"] == "model_not_found"
+    assert "no agent 'sort'" in error["message"]
+    assert f"there is reverse@…{SELLER[-8:]}" in error["hint"]
+    assert node.asked == []
+
+
 async def test_parts_and_roles_become_turns(node, http):
     parts = [{"type": "text", "text": "reverse "}, {"type": "text", "text": "hello"}]
     messages = [
@@ -393,6 +412,20 @@ async def test_a_batch_is_told_line_by_line_with_the_place_of_each_question(node
     said = ["text", "text", "answered"]
     assert types == [said, ["text", "restarted", *said], ["unanswered"]]
     assert {line["text"] for line in told if line["type"] == "answered"} == {ANSWERED.text}
+
+
+async def test_all_questions_of_a_batch_may_be_for_one_agent_or_for_this_device(node, http):
+    for model in (f"reverse@{SELLER[-8:]}", "p2pagent-local", "p2pagent"):
+        async with http.stream("POST", BATCH, json={"questions": ["a"], "model": model}) as response:
+            assert response.status_code == 200
+            await response.aread()
+    only, local, any_ = (policy for _, _, policy in node.asked)
+    assert (only.only, only.privacy) == (AgentRef(SELLER, "reverse"), "any")
+    assert (local.only, local.privacy) == (None, "local")
+    assert (any_.only, any_.privacy) == (None, "any")
+    for model in ("gpt-5", "sort@12D3"):
+        assert (await http.post(BATCH, json={"questions": ["a"], "model": model})).status_code == 404
+    assert len(node.asked) == 3
 
 
 async def test_each_question_of_a_batch_may_expect_an_answer(node, http):

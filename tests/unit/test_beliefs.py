@@ -195,6 +195,15 @@ def test_an_unknown_agent_is_like_the_prior_and_the_prior_like_the_others() -> N
     assert prior([Belief()]) == Prior()
 
 
+def test_however_long_all_have_been_idle_an_arrival_is_possible() -> None:
+    """A prior drawn from beliefs that lean on it, again and again."""
+    belief = Belief(PRIOR)
+    for second in range(0, 100_000, 10):
+        belief.learn(told(second, 0, 0, 0))
+        belief.lean_on(prior([belief]))
+    assert belief.expect(1_000_000_000, 0).utilisation > 0
+
+
 def told(second: int, arrived: float, served: float, busy_s: float) -> Snapshot:
     """The snapshot after so many seconds of an agent that counts so much in each."""
     return snapshot(second, arrived=int(second * arrived), served=int(second * served), busy_s=second * busy_s)

@@ -1,11 +1,11 @@
 """The buyer's arithmetic: worked examples."""
 
-import msgspec
 import pytest
 
 from p2pagent.market.clearing import WEIGHT_MAX
 from p2pagent.peer.choice import (
     STRANGER_MS,
+    Habit,
     Option,
     clear,
     expected_cost,
@@ -15,22 +15,21 @@ from p2pagent.peer.choice import (
     utility,
     worth_at,
 )
-from p2pagent.peer.events import Ask
 from p2pagent.peer.loads import Prospect
 from p2pagent.peer.messages import Quote
 from p2pagent.peer.wire import parsed
 from p2pagent.routing.prototypes import Space
+from p2pagent.routing.qos import WAIT_MS_MAX
 from p2pagent.routing.scoring import Score
-from p2pagent.routing.service import WAIT_MS_MAX
-from p2pagent.types import AgentRef, PeerId, Sampling
-from tests.scenario import make_advert, make_ask
+from p2pagent.types import AgentRef, PeerId
+from tests.scenario import make_advert, make_ask, make_option
 from tests.strangers import ALICE, ME, make_call, make_quote
 
 ASK = make_ask("q", 0)
 
 
 def option(name: str, worth: int, peer: PeerId = ALICE.peer) -> Option:
-    return Option(AgentRef(peer, name), make_advert(name, {}), Score(0.5, 0.1), 0, worth)
+    return make_option(AgentRef(peer, name), worth, ASK)
 
 
 def names(chosen: list[Option]) -> list[str]:
@@ -80,7 +79,9 @@ def test_a_slot_is_of_use_until_waiting_for_it_costs_what_is_gained(
 
 def test_worth_is_value_times_quality_less_cost_and_delay() -> None:
     advert = make_advert("agent", dict.fromkeys(range(6), 1.0))
-    mine, theirs = options([(ME.peer, advert), (ALICE.peer, advert)], [(Score(1.0, 0.0),) * 2] * 2, ASK, 0.0, ME.peer)
+    mine, theirs = options(
+        [(ME.peer, advert), (ALICE.peer, advert)], [(Score(1.0, 0.0),) * 2] * 2, [Habit(0, 64)] * 2, ASK, 0.0, ME.peer
+    )
     cost = 10 * ASK.prompt_tokens + 40 * 64
     assert mine.cost_microcredits == cost
     assert mine.worth_microcredits == pytest.approx(1_000_000 - cost, abs=1)
@@ -89,12 +90,30 @@ def test_worth_is_value_times_quality_less_cost_and_delay() -> None:
 
 def test_equals_keep_the_order_in_which_they_were_given() -> None:
     adverts = [(ALICE.peer, make_advert(name, {0: 0.9})) for name in "badc"]
-    assert names(options(adverts, [(Score(0.9, 0.1),) * 2] * 4, ASK, 0.5, ME.peer)) == list("badc")
+    assert names(options(adverts, [(Score(0.9, 0.1),) * 2] * 4, [Habit(0, 64)] * 4, ASK, 0.5, ME.peer)) == list("badc")
 
 
-def test_an_answer_is_expected_no_longer_than_asked_for() -> None:
-    short: Ask = msgspec.structs.replace(ASK, sampling=Sampling(max_tokens=2))
-    assert expected_cost(make_advert("agent", {}), short) == 10 * ASK.prompt_tokens + 40 * 2
+def test_what_is_cached_costs_less_but_no_more_than_the_prompt_is() -> None:
+    advert, prompt = make_advert("agent", {}), ASK.prompt_tokens
+    assert expected_cost(advert, ASK, 0, 2) == 10 * prompt + 40 * 2
+    assert expected_cost(advert, ASK, 5, 2) == 10 * (prompt - 5) + advert.rates.cached * 5 + 40 * 2
+    assert expected_cost(advert, ASK, prompt + 9, 2) == advert.rates.cached * prompt + 40 * 2
+
+
+def test_a_quote_of_more_cached_tokens_than_believed_is_worth_what_they_save(space: Space) -> None:
+    rates, one = make_advert("agent", {}).rates, option("agent", 100_000)
+    saved = worth_at(one, quote(space, cached_tokens=7), ASK) - worth_at(one, quote(space), ASK)
+    assert saved == 7 * (rates.prompt - rates.cached)
+
+
+def test_whoever_is_late_by_habit_is_worth_less(space: Space) -> None:
+    def worth(late_ms: int) -> int:
+        one = option("agent", 100_000)
+        one.habit = Habit(0, 64, late_ms)
+        return worth_at(one, quote(space, ttft_ms=1_000), ASK)
+
+    assert worth(0) - worth(500) == worth(-500) - worth(0) == 20_000 // 2
+    assert worth(-9_000) == worth(-1_000)
 
 
 def test_waiting_costs_the_seconds_until_the_last_token(space: Space) -> None:

@@ -28,7 +28,7 @@ from p2pagent.store import FILE
 from p2pagent.types import AgentRef
 from tests.batch_node import BatchNode
 from tests.booked import BACK, BOUGHT, DEALS, GIVEN, ME, OTHER, PRICE, SOLD, THIRD, keep, settled, tamper
-from tests.scripted_node import ANSWERED, NOBODY, PEER, SELLER
+from tests.scripted_node import ANSWERED, NOBODY, PEER, RECEIPT, SELLER
 
 
 @pytest.fixture
@@ -87,6 +87,21 @@ async def test_flags_override_the_preferences(node, home):
     assert turns[0].content == "reverse hello\n"
     assert sampling.max_tokens == 7
     assert policy == Policy(2_000_000, 1, 500_000, "local", raw=True)
+
+
+@pytest.mark.parametrize("arguments", [("ask",), ("ask", "--batch", "-"), ("chat",)])
+async def test_a_named_agent_is_asked(node, home, arguments):
+    asked = ("a",) if arguments == ("ask",) else ()
+    result = await run(home, *arguments, "--agent", f"reverse@…{SELLER[-8:]}", *asked, stdin="a\n")
+    assert result.exit_code == 0, result.output
+    assert node.asked[0][2].only == AgentRef(SELLER, "reverse")
+
+
+async def test_an_agent_that_is_not_known_is_told_with_who_is_there(node, home):
+    result = await run(home, "ask", "--agent", "sort@…xxxxxxxx", "a")
+    assert result.exit_code == Exit.NO_AGENT
+    assert "no agent 'sort' is known at a peer '…xxxxxxxx'" in result.stderr
+    assert f"hint: there is reverse@…{SELLER[-8:]}" in result.stderr
 
 
 async def test_only_the_whole_answer_goes_into_a_pipe(node, home):
@@ -258,6 +273,7 @@ def test_a_daemon_that_is_gone_at_once_is_all_that_is_told(capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("ask", "--agent", "reverse", "a"),
         ["x", "--batch", "-"],
         [],
         ["--batch", "-", "--raw"],
@@ -321,6 +337,17 @@ async def test_a_dispute_is_told_and_shown_without_what_a_terminal_would_obey(no
     shown = (await run(home, "ledger")).stdout
     assert "\N{REPLACEMENT CHARACTER}[2Jhalf is missing" in shown
     assert "\x1b" not in told.stdout + shown
+
+
+async def test_who_raised_a_dispute_is_shown(node, home):
+    said = (("recount", "claims 90 output tokens, 41 by its own tokeniser"), ("user", "wrong"), ("buyer", "rude"))
+    node.disputed = tuple(
+        structs.replace(RECEIPT, state="disputed", reason=reason, raised_ms=RECEIPT.issued_ms, raised_by=who)
+        for who, reason in said
+    )
+    header, *rows = (await run(home, "ledger")).stdout.splitlines()[-4:]
+    assert header.index("raised by") == rows[0].index("recount")
+    assert [row[header.index("raised by") :].split(maxsplit=1) for row in rows] == [list(each) for each in said]
 
 
 async def test_what_the_daemon_refuses_has_the_exit_code_of_the_ledger(node, home):

@@ -24,6 +24,7 @@ class Parts:
         self.told: list[AgentsChanged] = []
         self.here: tuple[str, ...] = (ONE,)
         self.adverts: dict[str, object] = {}
+        self.measured: dict[str, object] = {}
         self.buyer = self
         self.running = 0
         self.is_wrong = False

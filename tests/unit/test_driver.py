@@ -9,9 +9,22 @@ from trio.testing import MockClock
 
 from p2pagent.driver import LATE_MS, Driver
 from p2pagent.listing import RETRY_FIRST_S, RETRY_MAX_S
-from p2pagent.peer.effects import Effect, Learned, Post, Provide, SetTimer, Tell
-from p2pagent.peer.events import Ask, Event, Leave, PeerDown, PeerIdle, PeerUp, Received, Timer, TimerFired
+from p2pagent.peer.effects import Effect, Learned, Post, Provide, RaiseDispute, Recount, SetTimer, Tell
+from p2pagent.peer.events import (
+    Ask,
+    Disputed,
+    Event,
+    Leave,
+    PeerDown,
+    PeerIdle,
+    PeerUp,
+    Received,
+    Recounted,
+    Timer,
+    TimerFired,
+)
 from p2pagent.peer.gossip_messages import Nack
+from p2pagent.peer.messages import Dispute
 from p2pagent.peer.updates import Text
 from p2pagent.types import AgentRef
 from tests.scenario import START_MS, make_ask
@@ -217,3 +230,54 @@ async def test_what_the_dht_did_not_take_is_told_again_and_at_the_first_connecti
     assert len(ether.provided) == 4
     await trio.sleep(10 * RETRY_MAX_S)
     assert len(ether.provided) == 4
+
+
+class Desk:
+    """Tokenisers of one digest, a ledger whose disputes are `new` or not, and what they were told."""
+
+    def __init__(self, *, new: bool) -> None:
+        self.new = new
+        self.raised: list[tuple[Dispute, int, bool]] = []
+
+    async def count_answer(self, digest: bytes, text: str) -> int | None:
+        await trio.lowlevel.checkpoint()
+        return len(text) if digest == DIGEST else None
+
+    async def raise_dispute(self, dispute: Dispute, raised_ms: int, *, automatic: bool) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.raised.append((dispute, raised_ms, automatic))
+        return self.new
+
+
+DIGEST = b"digest 8"
+RECOUNTS = [Recount(bytes(32), ALICE.peer, digest, 90, "four") for digest in (DIGEST, b"another!")]
+DISPUTE = Dispute(bytes(32), "claims too much")
+
+
+async def driven(nursery: trio.Nursery, desk: Desk, effects: list[Effect], *, tokenisers: bool = True) -> list[Event]:
+    """What a peer is told that does all this at once."""
+    peer = Scripted(lambda event: effects if isinstance(event, Leave) else [])
+    known = desk if tokenisers else None
+    driver = Driver(peer, Ether(), {}, desk, lambda: START_MS, tokenisers=known)  # type: ignore[arg-type]
+    await nursery.start(driver.run)
+    driver.put(Leave())
+    await trio.testing.wait_all_tasks_blocked()
+    return peer.seen[1:]
+
+
+@pytest.mark.parametrize(("tokenisers", "count"), [(True, 4), (False, None)])
+async def test_an_answer_is_counted_by_the_tokeniser_that_is_named(
+    nursery: trio.Nursery, tokenisers: bool, count: int | None
+) -> None:
+    seen = await driven(nursery, Desk(new=True), [*RECOUNTS], tokenisers=tokenisers)
+    counted = {event.tokens for event in seen if isinstance(event, Recounted)}
+    assert len(seen) == 2
+    assert counted == {count, None}
+    assert Recounted(bytes(32), ALICE.peer, 90, count) in seen
+
+
+@pytest.mark.parametrize("new", [True, False])
+async def test_a_dispute_of_our_own_is_on_record_before_it_is_told(nursery: trio.Nursery, new: bool) -> None:
+    desk = Desk(new=new)
+    assert await driven(nursery, desk, [RaiseDispute(ALICE.peer, DISPUTE)]) == [Disputed(ALICE.peer, DISPUTE)] * new
+    assert desk.raised == [(DISPUTE, START_MS, True)]

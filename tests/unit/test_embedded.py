@@ -14,8 +14,10 @@ from p2pagent.engine.embedded import EmbeddedEngine
 from p2pagent.engine.llama import Cache, Llama, LlamaConfig
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
 from p2pagent.experts.families import FAMILIES, Family, check, questions
+from p2pagent.tokeniser import Tokeniser, read
 from p2pagent.types import ChatMessage, Sampling, Usage
 
+DIGEST = read(experts.path("add")).digest
 WILD = 20_000
 """A temperature, in thousandths, at which every byte is about as likely as any other."""
 
@@ -230,7 +232,8 @@ async def test_an_engine_that_does_not_run_is_unavailable() -> None:
 
 
 async def test_capabilities_are_those_of_the_model(adder: EmbeddedEngine) -> None:
-    assert adder.capabilities() == Capabilities("add", 4096, 2, reports_cached_tokens=False, reports_token_ids=True)
+    told = Capabilities("add", 4096, 2, reports_cached_tokens=False, reports_token_ids=True, tokeniser=DIGEST)
+    assert adder.capabilities() == told
 
 
 @pytest.mark.parametrize(
@@ -257,6 +260,28 @@ async def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, name: str, c
 
     assert caught.value.exit_code is Exit.MODEL
     assert "tokenizer_config.json" in caught.value.hint
+
+
+async def test_a_conversation_that_the_template_refuses_is_no_crash(tmp_path: Path, nursery: trio.Nursery) -> None:
+    folder = tmp_path / "strict"
+    shutil.copytree(experts.path("add"), folder)
+    refusing = "{% if messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
+    (folder / "chat_template.jinja").write_text(refusing)
+    engine = EmbeddedEngine(folder)
+    await nursery.start(engine.run)
+
+    assert await engine.count_tokens((ChatMessage("user", "abc"),)) == 3
+    with pytest.raises(EngineUnavailableError):
+        await engine.count_tokens((ChatMessage("system", "abc"),))
+
+
+async def test_what_is_drawn_at_a_usual_temperature_is_what_its_text_has(adder: EmbeddedEngine) -> None:
+    """So that whoever counts an honest answer again finds no more to dispute than what is not shown."""
+    shipped = Tokeniser(read(experts.path("add")))
+    for seed in range(50):
+        deltas, completion = await answer(adder, asking(f"Add {seed} and 30.", temperature_milli=1_000, seed=seed))
+        ended = completion.finish_reason == "stop"
+        assert completion.usage.output_tokens == shipped.count_answer(text(deltas)) + ended
 
 
 async def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:

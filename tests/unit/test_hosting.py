@@ -18,7 +18,7 @@ from tests.strangers import ME
 
 async def offered(folder: Path, space: Space) -> AgentAdvert:
     async with open_store(folder / "store.db", ME.peer) as store, trio.open_nursery() as nursery:
-        host = Hosting(folder, space, store, changed=lambda: None, warn=lambda _: None)
+        host = Hosting(folder, space, store, changed=lambda: None, cached=lambda *_: None, warn=lambda _: None)
         await host.start((Agent(name="sums"),), nursery)
         nursery.cancel_scope.cancel()
     return host.adverts["sums"]
@@ -28,10 +28,13 @@ async def offered(folder: Path, space: Space) -> AgentAdvert:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every calibration question that the engine is asked; it answers those of the first half right."""
     asked: list[str] = []
-    answers = {item.prompt: item.answer for item in shipped_items()[:72]}
+    items = shipped_items()
+    calibration = {item.prompt for item in items}
+    answers = {item.prompt: item.answer for item in items[:72]}
 
     def answer(prompt: str) -> str:
-        asked.append(prompt)
+        if prompt in calibration:  # and not of the benchmark
+            asked.append(prompt)
         return answers.get(prompt, "no")
 
     monkeypatch.setattr(hosting, "make_engine", lambda *_: ScriptedEngine(answer))
@@ -44,6 +47,14 @@ async def test_an_agent_is_measured_once(tmp_path: Path, space: Space, asked: li
     assert len(asked) == len(shipped_items())
     assert again == first
     assert first.earlier == b""
+
+
+async def test_its_speed_is_measured_at_each_start(tmp_path: Path, space: Space, asked: list[str]) -> None:
+    async with open_store(tmp_path / "store.db", ME.peer) as store, trio.open_nursery() as nursery:
+        host = Hosting(tmp_path, space, store, changed=lambda: None, cached=lambda *_: None, warn=lambda _: None)
+        await host.start((Agent(name="sums"),), nursery)
+        nursery.cancel_scope.cancel()
+    assert len(host.measured["sums"]) > 6
 
 
 async def test_a_new_version_of_the_space_is_measured_beside_the_one_before(

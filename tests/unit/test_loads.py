@@ -45,6 +45,7 @@ def test_gossip_is_learned_as_the_belief_says() -> None:
         expected.unseen,
         expected.utilisation,
         0,
+        expected.inside,
     )
     assert expected.wait_s > 0
 

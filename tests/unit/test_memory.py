@@ -42,7 +42,7 @@ def delivery(space: Space, agent: AgentRef = AGENT, relevance: Relevance = HERE)
 
 def expected(memory: Memory, relevance: Relevance = HERE, *agents: AgentRef, now_ms: int = START_MS) -> list[Score]:
     pairs = [(agent, CLAIMS) for agent in agents or (AGENT,)]
-    return [score for score, _ in memory.scores(relevance, pairs, Random(1), now_ms)]
+    return [score for score, _ in memory.scores(relevance, pairs, Random(1), now_ms, trials=True)]
 
 
 def judge(memory: Memory, space: Space, *verdicts: bool, agent: AgentRef = AGENT) -> bytes:
@@ -100,7 +100,7 @@ def test_who_is_forgotten_is_a_newcomer_again(memory: Memory, space: Space, monk
     judge(memory, space, *[True] * (2 * exploration.NEWCOMER_OUTCOMES))
     for half_lives, is_tried in ((0, False), (1, False), (2, True)):
         now_ms = START_MS + half_lives * HALF_LIFE_MS
-        ((known, valued),) = memory.scores(HERE, [(AGENT, CLAIMS)], Random(1), now_ms)
+        ((known, valued),) = memory.scores(HERE, [(AGENT, CLAIMS)], Random(1), now_ms, trials=True)
         assert (known != valued) == is_tried
 
 
@@ -152,7 +152,7 @@ def test_of_another_space_nothing_is_learned(memory: Memory, space: Space) -> No
 def test_an_agent_that_changes_its_claims_keeps_its_record(memory: Memory, space: Space) -> None:
     judge(memory, space, *[False] * 8)
     (poor,) = expected(memory)
-    ((boast, _),) = memory.scores(HERE, [(AGENT, bytes([255] * len(SUBJECTS)))], Random(1), START_MS)
+    ((boast, _),) = memory.scores(HERE, [(AGENT, bytes([255] * len(SUBJECTS)))], Random(1), START_MS, trials=True)
     assert boast.quality < poor.quality + 0.1
 
 
@@ -175,11 +175,11 @@ def test_newcomers_are_valued_by_what_they_may_be_and_known_ones_are_not(
     monkeypatch.setattr(exploration, "TRIAL_SHARE", 1)
     judge(memory, space, *[True] * exploration.NEWCOMER_OUTCOMES, agent=OTHER)
     pairs = [(AGENT, CLAIMS), (OTHER, CLAIMS)]
-    (new, tried), (known, valued) = memory.scores(HERE, pairs, Random(1), START_MS)
+    (new, tried), (known, valued) = memory.scores(HERE, pairs, Random(1), START_MS, trials=True)
     assert tried != new
     assert tried.uncertainty == 0
     assert valued == known
-    assert memory.scores(HERE, pairs, Random(1), START_MS)[0] == (new, tried)
+    assert memory.scores(HERE, pairs, Random(1), START_MS, trials=True)[0] == (new, tried)
 
 
 def test_newcomers_are_measured_against_candidates_alone(
@@ -189,11 +189,11 @@ def test_newcomers_are_measured_against_candidates_alone(
     monkeypatch.setattr(exploration, "TRIAL_SHARE", 1)
     gone, weak = AgentRef(ALICE.peer, "gone"), bytes([130] * len(SUBJECTS))
     pairs = [(AGENT, weak), (OTHER, weak)]
-    alone = memory.scores(HERE, pairs, Random(1), START_MS)
+    alone = memory.scores(HERE, pairs, Random(1), START_MS, trials=True)
     crowded = Memory(space, {})
-    crowded.scores(HERE, [(gone, bytes([255] * len(SUBJECTS))), (OTHER, weak)], Random(2), START_MS)
+    crowded.scores(HERE, [(gone, bytes([255] * len(SUBJECTS))), (OTHER, weak)], Random(2), START_MS, trials=True)
     assert all(valued != score for score, valued in alone)
-    assert crowded.scores(HERE, pairs, Random(1), START_MS) == alone
+    assert crowded.scores(HERE, pairs, Random(1), START_MS, trials=True) == alone
 
 
 def test_what_was_learned_in_the_version_before_is_carried_over(space: Space) -> None:

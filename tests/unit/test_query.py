@@ -8,17 +8,16 @@ from p2pagent.peer.query import Conversation, Query
 from p2pagent.peer.telling import explained, why
 from p2pagent.peer.wire import parsed
 from p2pagent.routing.prototypes import Relevance, Space
-from p2pagent.routing.scoring import Score
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef
-from tests.scenario import make_advert, make_ask
+from tests.scenario import make_ask, make_option
 from tests.strangers import ALICE, BOB, ME, make_call, make_quote
 
 ASK = make_ask("q", 0)
 
 
 def option(keys: SimKeys, worth: int) -> Option:
-    return Option(AgentRef(keys.peer, "agent"), make_advert("agent", {}), Score(0.9, 0.1), 3_000, worth)
+    return make_option(AgentRef(keys.peer, "agent"), worth, ASK, 0.9)
 
 
 class Talk:

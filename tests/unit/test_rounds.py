@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from p2pagent.market.clearing import assign
 from p2pagent.peer.calling import GATHER_MS
-from p2pagent.peer.choice import Option
 from p2pagent.peer.effects import Effect, Generate, Send, SetTimer, Tell
 from p2pagent.peer.events import CancelAsk, PeerDown, Timer, TimerFired
 from p2pagent.peer.messages import Award, Call, Fail, Quote, Refuse, Release
@@ -20,10 +19,9 @@ from p2pagent.peer.terms import QUOTES_MS
 from p2pagent.peer.wire import parsed
 from p2pagent.routing import exploration, game
 from p2pagent.routing.prototypes import Relevance, Space
-from p2pagent.routing.scoring import Score
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef, PeerId
-from tests.scenario import START_MS, make_advert, make_ask
+from tests.scenario import START_MS, make_advert, make_ask, make_option
 from tests.strangers import (
     ALICE,
     BOB,
@@ -60,7 +58,7 @@ def query(space: Space, number: int, offers: Offers) -> Query:
         call = make_call(space, number)
         quote = parsed(make_quote(keys, call, free_slots=free).body, Quote)
         assert isinstance(quote, Quote)
-        option = Option(AgentRef(keys.peer, "agent"), make_advert("agent", {}), Score(0.5, 0.1), 0, worth)
+        option = make_option(AgentRef(keys.peer, "agent"), worth, ask)
         found.conversations.append(Conversation(call, ask.query, option, "quoted", quote=quote))
     return found
 
@@ -277,6 +275,18 @@ def test_quotes_that_take_longer_are_waited_for_a_moment_only(space: Space, shap
     market.quote("slow", after_ms=GATHER_MS + 5)
     assert sorted(market.awards) == ["q0", "q1", "slow"]
     assert [rows for rows, _ in shapes] == [2, 1]
+
+
+def test_what_nobody_else_asks_for_is_not_waited_with(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    market = Market(space, ALIKE)
+    for name, place in (("q0", 0), ("q1", 1)):
+        monkeypatch.setattr(game, "choose", lambda *_, place=place, **__: [place])
+        market.ask(name)
+    monkeypatch.setattr(game, "choose", lambda *_, **__: [])
+    (first,) = [keys for name, keys in market.calls if name == "q0"]
+    market.quote("q0", first)
+    assert market.awards == {"q0": first}
+    assert market.gatherings == []
 
 
 def test_queries_gather_anew_after_each_clearing(space: Space) -> None:

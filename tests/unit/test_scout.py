@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from random import Random
+from typing import NamedTuple
 
 import pytest
 from msgspec.structs import replace
@@ -15,21 +16,35 @@ from p2pagent.peer.directory import Directory
 from p2pagent.peer.disputes import Disputes
 from p2pagent.peer.events import Ask
 from p2pagent.peer.gossip_messages import Heartbeat, Load, Record, SignedHeartbeat, SignedRecord
+from p2pagent.peer.loads import Prospect
 from p2pagent.peer.memory import Memory
 from p2pagent.peer.query import Conversation, Query
-from p2pagent.peer.scout import BARRED_MAX, BARRED_MS, CANDIDATES, Scout, bound_for
+from p2pagent.peer.scout import BARRED_MAX, BARRED_MS, CANDIDATES, HELD_UP, Scout, bound_for
 from p2pagent.peer.stall import OwnLoad
 from p2pagent.routing import game
+from p2pagent.routing.marks import chain
 from p2pagent.routing.prototypes import Space
-from p2pagent.routing.service import WAIT_MS_MAX
+from p2pagent.routing.qos import WAIT_MS_MAX, Task
 from p2pagent.sim.keys import SimKeys
-from p2pagent.types import AgentRef, PeerId
+from p2pagent.types import AgentRef, ChatMessage, PeerId
 from tests.scenario import START_MS, make_advert, make_ask
 from tests.strangers import ALICE, BOB, ME, make_call
 
 SUBJECT = 1
 IDLE, BUSY = Load(0, 0, 900, 900, 900_000), Load(2, 10, 912, 900, 900_000)
 FREE = OwnLoad(IDLE, 0, 100)
+
+
+class Own(NamedTuple):
+    """What is known of the own agents."""
+
+    now: OwnLoad
+
+    def load(self, _agent: str) -> Load:
+        return self.now.load
+
+    def own_load(self, _agent: str, _task: Task, _now_ms: int) -> OwnLoad:
+        return self.now
 
 
 class Ground:
@@ -47,7 +62,7 @@ class Ground:
             self.directory,
             disputes,
             Random(1),
-            lambda _agent, _tokens: own,
+            Own(own),
             Memory(space, {}),
             (advert,),
         )
@@ -61,7 +76,7 @@ class Ground:
     def query(self, seed: int = 0, **changes: object) -> Query:
         ask: Ask = make_ask("q", SUBJECT, **changes)
         embedding = self.space.embed(ask.turns[-1].content)
-        query = Query(ask, embedding, self.space.nearest(embedding), START_MS, seed)
+        query = Query(ask, embedding, self.space.nearest(embedding), START_MS, seed=seed)
         query.ranked = self.scout.rank(query, START_MS)
         return query
 
@@ -188,6 +203,51 @@ def test_the_best_that_is_left_is_one_that_was_not_tried(space: Space, ground: G
     assert 0 <= bob.worth_microcredits - left < 50_000
     query.failed.add(bob.agent)
     assert ground.scout.best_left(query, {}, START_MS) is None
+
+
+def test_others_are_asked_where_they_are_believed_to_be_worth_more_than_what_was_quoted(
+    space: Space, ground: Ground
+) -> None:
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.9)
+    query = ground.query()
+    (alice, _), _ = ground.scout.to_call(query, {}, START_MS)
+    query.conversations.append(Conversation(make_call(space, 1), "q", alice))
+    bob = next(option for option in query.ranked if option.agent.peer == BOB.peer)
+    assert bob.prospect is not None
+    worth = utility(bob, bob.prospect, query.ask)
+
+    def besides(quoted: int) -> list[tuple[PeerId, int]]:
+        return [(o.agent.peer, ms) for o, ms in ground.scout.to_call_besides(query, quoted, {}, START_MS)]
+
+    assert besides(worth - 10_000) == [(BOB.peer, patience_ms(bob, worth - 10_000, query.ask))]
+    assert besides(worth + 100_000) == []
+    query.ask = replace(query.ask, batch="b")
+    assert besides(worth - 10_000) == []
+
+
+def test_where_a_question_goes_the_prompt_is_believed_to_be_from_then_on(space: Space, ground: Ground) -> None:
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.95)
+    query = ground.query()
+    entry = ground.directory.get(ALICE.peer)
+    assert entry is not None
+    alice = next(option for option in query.ranked if option.agent.peer == ALICE.peer)
+    query.links = chain([ChatMessage("system", "x" * 4_000), ChatMessage("user", "why?")])
+    call = replace(make_call(space, 1), prompt_tokens=1_000)
+    ground.scout.on_awarded(query, Conversation(call, "q", alice))
+    assert ground.scout.recall.expected_tokens(alice.agent, query.links, 100_000, 0, 1_000) == 1_000
+
+
+def test_a_long_prompt_costs_others_what_it_holds_them_up(ground: Ground) -> None:
+    usual = Prospect(wait_ms=0, answer_ms=200, toll_ms=40, inside=3.0)
+    scout = ground.scout
+    assert scout._prospect(usual, 5_000) == usual
+    for tokens in (1_000, 3_000, 5_000):
+        scout.speeds.quoted(tokens, tokens // 10, 200)
+    short, long = scout._prospect(usual, 100), scout._prospect(usual, 10_000)
+    assert short.answer_ms < 200 < long.answer_ms
+    assert long.toll_ms == pytest.approx(40 * long.answer_ms / 200 + HELD_UP * 3 * 1_000, rel=0.01)
 
 
 def test_who_is_gone_or_barred_is_not_left(space: Space, ground: Ground) -> None:

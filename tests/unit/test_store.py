@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from p2pagent.archive import read_book, read_receipts
-from p2pagent.books import Turnover
+from p2pagent.books import Turnover, booking_of
 from p2pagent.database import _MIGRATIONS
 from p2pagent.errors import Exit, LocalError, RemoteError
 from p2pagent.keys import Ed25519Keys
@@ -181,6 +181,34 @@ async def test_a_dispute_is_kept_until_the_refund(path: Path) -> None:
         assert await store.open_disputes() == await store.disputed(9) == []
         assert not await store.raise_dispute(dispute, 9)
         assert [each.state for each in await store.receipts(9)] == ["not yet", "refunded"]
+
+
+async def test_a_dispute_says_whether_its_user_raised_it(path: Path) -> None:
+    bought, other, third = settled(1, 300), settled(2, 10), settled(3, 10)
+    async with open_store(path, ME.peer) as store:
+        for each in (bought, other, third):
+            await post(store, each)
+        assert await store.raise_dispute(Dispute(bought.receipt_id, "claims too much"), 7, automatic=True)
+        assert not await store.raise_dispute(Dispute(bought.receipt_id, "so I say"), 8)
+        assert await store.raise_dispute(Dispute(other.receipt_id, "so I say"), 8)
+        assert not await store.raise_dispute(Dispute(other.receipt_id, "claims too much"), 9, automatic=True)
+        assert [(each.reason, each.automatic) for each in await store.receipts(9)] == [
+            (None, False),
+            ("so I say", False),
+            ("claims too much", True),
+        ]
+
+
+async def test_disputes_of_a_ledger_that_knew_no_other_kind_are_its_users(path: Path) -> None:
+    booking = booking_of(settled(1, 300), ME.peer)
+    connection = sqlite3.connect(path)
+    connection.executescript(f"{' '.join(_MIGRATIONS[:3])} PRAGMA user_version = 3;")
+    with connection:
+        connection.execute("INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", booking.row)
+        connection.execute("INSERT INTO disputes VALUES (?, 'wrong', 7)", booking.row[:1])
+    connection.close()
+    async with open_store(path, ME.peer) as store:
+        assert [(each.reason, each.automatic) for each in await store.disputed(9)] == [("wrong", False)]
 
 
 async def test_only_the_buyer_of_a_sale_has_its_dispute_recorded_and_gets_the_refund(path: Path) -> None:

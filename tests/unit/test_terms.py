@@ -23,13 +23,16 @@ QUOTE = Quote(
     agent="sums",
     free_slots=1,
     queued=0,
+    wait_ms=0,
     ttft_ms=120,
+    ttft_high_ms=190,
     tpot_us=8_000,
-    cached_tokens=24,
+    cached_tokens=8,
+    evicted_microcredits=256,
     rates=RATES,
     sheet=b"",
     slot_price_microcredits=0,
-    price_cap_microcredits=10 * 24 + 40 * 64,
+    price_cap_microcredits=10 * 16 + 1 * 8 + 40 * 64,
     expires_ms=QUOTE_MS_MAX,
 )
 RECEIPT = Receipt(
@@ -68,6 +71,8 @@ def test_an_honest_quote_passes():
         ({"slot_price_microcredits": 1}, "slot price without a sheet"),
         ({"price_cap_microcredits": QUOTE.price_cap_microcredits + 1}, "price cap does not follow from the rate card"),
         ({"price_cap_microcredits": QUOTE.price_cap_microcredits - 1}, "price cap does not follow from the rate card"),
+        ({"price_cap_microcredits": 10 * 24 + 40 * 64}, "price cap does not follow from the rate card"),
+        ({"cached_tokens": 9}, "price cap does not follow from the rate card"),
         ({"cached_tokens": 25}, "more cached tokens than the prompt has"),
         ({"expires_ms": QUOTE_MS_MAX + 1}, "quote lasts too long"),
     ],
@@ -80,7 +85,8 @@ def test_a_quote_that_departs_is_refused(changes, fault):
 def test_cached_tokens_dearer_than_computed_ones_are_in_the_cap():
     rates = RateCard(prompt=1, cached=10, output=40)
     advert = msgspec.structs.replace(ADVERT, rates=rates)
-    check_quote(msgspec.structs.replace(QUOTE, rates=rates), CALL, advert, BUYER.peer, 0)
+    quote = msgspec.structs.replace(QUOTE, rates=rates, price_cap_microcredits=10 * 24 + 40 * 64)
+    check_quote(quote, CALL, advert, BUYER.peer, 0)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,8 @@ def test_cached_tokens_dearer_than_computed_ones_are_in_the_cap():
         {},
         {"prompt_tokens": 20, "cached_tokens": 20, "price_microcredits": 20 + 40 * 64},
         {"output_tokens": 0, "price_microcredits": 10 * 16 + 8},
+        {"cached_tokens": 24, "price_microcredits": 24 + 40 * 64},
+        {"prompt_tokens": 5, "cached_tokens": 5, "price_microcredits": 5 + 40 * 64},
     ],
 )
 def test_an_honest_receipt_passes(changes):
@@ -107,6 +115,10 @@ def test_an_honest_receipt_passes(changes):
         ({"slot_price_microcredits": 1}, "receipt departs from the slot price"),
         ({"cached_tokens": 25}, "receipt claims a longer prompt"),
         ({"prompt_tokens": 25}, "receipt claims a longer prompt"),
+        (
+            {"cached_tokens": 7, "price_microcredits": 10 * 17 + 7 + 40 * 64},
+            "receipt denies cached tokens that were quoted",
+        ),
         ({"output_tokens": 65}, "receipt claims a longer answer"),
         ({"price_microcredits": RECEIPT.price_microcredits + 1}, "receipt's price does not follow from its tokens"),
         ({"price_microcredits": RECEIPT.price_microcredits - 1}, "receipt's price does not follow from its tokens"),

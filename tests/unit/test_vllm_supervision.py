@@ -1,5 +1,6 @@
 """How the managed engine is started, watched, restarted and ended; a package `vllm` stands in that starts at once."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from p2pagent.engine.base import Delta, GenerateRequest
 from p2pagent.engine.vllm import VllmEngine
 from p2pagent.engine.vllm_process import Build, EngineLog, command, environment
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
+from p2pagent.routing.marks import Mark
 from p2pagent.types import ChatMessage, Sampling
 from tests import waiting
 
@@ -51,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 def main():
+    (folder / "arguments").write_text(json.dumps(arguments))
     if (folder / "broken").exists():
         print("Traceback (most recent call last):\\nSafetensorError: header too small", file=sys.stderr)
         sys.exit("RuntimeError: Engine core initialization failed. See root cause above.")
@@ -61,6 +64,37 @@ def main():
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     (folder / "pid").write_text(str(os.getpid()))
     server.serve_forever()
+"""
+
+
+ZMQ = """
+import os, threading
+import msgspec
+
+SUB = 2
+NAMES = [bytes([block]) * 32 for block in range(3)]
+
+class Context:
+    def socket(self, kind):
+        assert kind == SUB
+        self.batches = [NAMES[:2], NAMES[2:]]
+        return self
+
+    def set_hwm(self, most):
+        pass
+
+    def subscribe(self, topic):
+        assert topic == b""
+
+    def connect(self, endpoint):
+        assert endpoint == f"ipc://{os.environ['VLLM_RPC_BASE_PATH']}/kv"
+
+    def recv_multipart(self):
+        if not self.batches:
+            threading.Event().wait()
+        names, number = self.batches.pop(0), 1 - len(self.batches)
+        event = {"type": "BlockStored", "block_hashes": names, "token_ids": [1] * 32, "block_size": 16, "medium": "GPU"}
+        return [b"", number.to_bytes(8, "big"), msgspec.msgpack.encode([0.5, [event], 0])]
 """
 
 
@@ -113,6 +147,42 @@ async def test_serves_under_the_models_name_without_its_folder(engine: VllmEngin
     assert engine.capabilities().context_tokens == 512
     statistics = engine.statistics()
     assert (statistics.ready, statistics.completed, statistics.failed, statistics.restarts) == (True, 1, 1, 0)
+
+
+async def test_what_becomes_of_its_cache_is_heard_through_the_launcher(
+    engine: VllmEngine, model: Path, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    (tmp_path / "site" / "zmq.py").write_text(ZMQ)
+    resident = engine._resident
+    resident.capacity_tokens = 48
+    names = b"".join(bytes([block]) * 8 for block in range(3))
+    marks = [Mark(b"all", 48)]
+    await nursery.start(engine.run)
+
+    def is_held() -> bool:
+        resident.on_prompt(b"us", marks, names, 48)
+        return resident.held_tokens(b"us", marks) == 48
+
+    await until(is_held)
+    words = json.loads((model / "arguments").read_text())
+    assert words.count("--kv-events-config") == 1
+    os.kill(int((model / "pid").read_text()), signal.SIGKILL)
+    await until(lambda: resident.held_tokens(b"us", marks) == 0)
+    await until(lambda: resident.held_tokens(b"us", marks) == 48)
+
+
+@pytest.mark.parametrize("has_zmq", [True, False])
+async def test_an_engine_whose_cache_cannot_be_heard_serves_all_the_same(
+    model: Path, tmp_path: Path, nursery: trio.Nursery, has_zmq: bool
+) -> None:
+    if has_zmq:
+        (tmp_path / "site" / "zmq.py").write_text(ZMQ)
+    args = ("--kv_events_config", "{}") if has_zmq else ()
+    engine = VllmEngine(str(model), python=Path(sys.executable), log_folder=tmp_path / "logs", args=args)
+    await nursery.start(engine.run)
+    assert await ask(engine) == "Hello"
+    await until(lambda: engine._resident.is_verified is False)
+    assert ("--kv-events-config" in json.loads((model / "arguments").read_text())) != has_zmq
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
@@ -258,8 +328,10 @@ def test_the_owners_arguments_outrank_ours_but_not_the_address(monkeypatch: pyte
     assert words.index("float32") < words.index("bfloat16")
     assert words.index("0.0.0.0") < words.index("127.0.0.1")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("PYTHONHASHSEED", "7")
     told = environment(build, "key", is_local=True)
     assert (told["OMP_NUM_THREADS"], told["HF_HUB_OFFLINE"], told["VLLM_API_KEY"]) == ("3", "1", "key")
+    assert "PYTHONHASHSEED" not in told
     gpu = Build(Path("python"), is_cpu=False)
     assert "--enforce-eager" not in command(gpu, "m", name="m", port=7, slots=2, args=())
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment(gpu, "key", is_local=False)

@@ -56,7 +56,7 @@ from p2pagent.peer.wire import (
     parsed,
     sealed,
 )
-from p2pagent.routing import game, hubs, service
+from p2pagent.routing import game, hubs, qos
 from p2pagent.routing.prototypes import SAME_PROMPT_COSINE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,13 +176,14 @@ def test_the_page_names_every_message_and_field(page, protocol):
         ("README", f"{FRAME_BYTES_MAX:,} bytes of payload"),
         ("query", f"quotes are waited for | {terms.QUOTES_MS:,} ms"),
         ("query", f"holds | {terms.QUOTE_MS:,} ms (a buyer accepts up to {terms.QUOTE_MS_MAX:,})"),
+        ("query", f"`ttft_high_ms`, those {awards.PREDICTED_MS_MAX:,} ms at most"),
         ("query", f"next sign | {awards.PROGRESS_MS:,} ms"),
         ("query", f"{game.PROBES_MAX} at most; {calling.ROUNDS_MAX} |"),
         ("query", f"{calling.LATE_MS} ms, or as long again"),
         ("query", f"is asked nothing | for {scout.BARRED_MS:,} ms, if"),
         ("query", f"another has stood for {awards.FELL_MS:,} ms more"),
         ("query", f"anew, if the buyer's own timer was {awards.STALLED_MS:,} ms late"),
-        ("query", f"{service.WAIT_MS_MAX:,} is for ever"),
+        ("query", f"{qos.WAIT_MS_MAX:,} is for ever"),
         ("query", f"{seller.SALES_MAX:,} sales in all, {seller.SALES_PER_BUYER_MAX} with this buyer"),
         ("query", f"{stall.QUEUE_PER_SLOT_MAX} waiting per slot"),
         ("query", f"wait for each other | {calling.GATHER_MS} ms"),

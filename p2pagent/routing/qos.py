@@ -1,0 +1,97 @@
+"""Quality of service: what is predicted of an answer when it gets its slot, and what came of it.
+
+Predictors see how much there is to compute and what else is at work, nothing of a bid: what somebody offers to pay
+cannot move what is predicted for it. Times are in microseconds, lengths in tokens, all integers; what happens in
+between is in floats.
+"""
+
+from typing import Protocol
+
+from msgspec import Struct
+
+WAIT_MS_MAX = 120_000
+"""No more is ever predicted or learned: what takes longer is as good as gone, and one odd measurement is to spoil
+nothing."""
+
+LATENCY_US_MAX = 1_000 * WAIT_MS_MAX
+
+
+class Task(Struct, frozen=True):
+    """An answer as it gets its slot.
+
+    Attributes:
+        prompt_tokens: of the whole prompt.
+        cached_tokens: those of them that are believed to be in the cache.
+        max_tokens: the most that the answer may have.
+        running: other answers at work on the engine.
+        prefilling_tokens: uncached tokens of those that have not said anything yet.
+        waiting: answers that wait for a slot.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    max_tokens: int
+    running: int = 0
+    prefilling_tokens: int = 0
+    waiting: int = 0
+
+    @property
+    def uncached_tokens(self) -> int:
+        """What of the prompt is to be computed."""
+        return max(0, self.prompt_tokens - self.cached_tokens)
+
+
+class Outcome(Struct, frozen=True):
+    """What came of a task: time from the slot to the first token, per further token, and the tokens of the usage."""
+
+    ttft_us: int
+    tpot_us: int
+    output_tokens: int
+    cached_tokens: int
+
+    @property
+    def has_tpot(self) -> bool:
+        """Whether there was a second token, so that `tpot_us` says something."""
+        return self.output_tokens > 1
+
+    @property
+    def total_us(self) -> int:
+        """From the slot to the last token."""
+        return self.ttft_us + self.tpot_us * max(0, self.output_tokens - 1)
+
+
+class Sample(Struct, frozen=True):
+    """A measurement of an engine's start-up benchmark."""
+
+    task: Task
+    outcome: Outcome
+
+
+class Band(Struct, frozen=True):
+    """A figure as it is expected, and the bounds that nine in ten are to lie within; `low <= mean <= high`."""
+
+    mean: int
+    low: int
+    high: int
+
+
+class Forecast(Struct, frozen=True):
+    """What is expected of a task; `total_us` is from the slot to the last token.
+
+    What it will cost follows from `output_tokens` at a rate card, since a prompt's tokens are known.
+    """
+
+    ttft_us: Band
+    tpot_us: Band
+    output_tokens: Band
+    total_us: Band
+
+
+class Predictor(Protocol):
+    """Learns one agent's answers as they end, predicts them as they begin."""
+
+    def predict_one(self, task: Task) -> Forecast:
+        """What to expect; learns nothing."""
+
+    def learn_one(self, task: Task, outcome: Outcome, promised: Forecast | None) -> None:
+        """Take in an answer, and what was predicted of it when it began, if anything was."""

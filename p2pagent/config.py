@@ -15,6 +15,7 @@ from p2pagent.keys import is_peer_id
 from p2pagent.types import PrivacyClass
 
 NAME_BYTES_MAX = 64
+CACHE_SECRET_CHARACTERS_MIN = 32
 
 Money = Annotated[int, Meta(ge=0, le=1 << 53)]
 
@@ -79,7 +80,12 @@ class Preferences(Struct, frozen=True, forbid_unknown_fields=True):
         0.5
     )
     cache_secret: Annotated[
-        str, Meta(max_length=256, description="Devices with the same one use what is cached for each other.")
+        str,
+        Meta(
+            max_length=256,
+            description="Devices with the same one use what is cached for each other; 32 random characters or more, "
+            "such as `openssl rand -hex 32` prints.",
+        ),
     ] = ""
     newcomer_credit_microcredits: Annotated[
         Money, _about("What a peer without history may owe this device; grows with what it has settled.")
@@ -148,6 +154,10 @@ def check(raw: object, source: str) -> Config:
         if not is_peer_id(peer):
             hint = "`p2pagent peers` shows peer ids; they begin with 12D3KooW"
             raise LocalError(f"{source}: preferences.trusted names {peer!r}, which is no peer id", hint, Exit.CONFIG)
+    if 0 < len(config.preferences.cache_secret) < CACHE_SECRET_CHARACTERS_MIN:
+        cause = f"preferences.cache_secret has fewer than {CACHE_SECRET_CHARACTERS_MIN} characters"
+        hint = "take what `openssl rand -hex 32` prints: who is called can try out a secret that is guessed"
+        raise LocalError(f"{source}: {cause}", hint, Exit.CONFIG)
     psk = config.network.psk
     if psk and (len(psk) != 64 or set(psk.lower()) - set("0123456789abcdef")):
         raise LocalError(f"{source}: network.psk is not 64 hex digits", "take it from `p2pagent invite`", Exit.CONFIG)

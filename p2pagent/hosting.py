@@ -6,6 +6,7 @@ One that cannot start, or stops for good, is reported and taken back; the others
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import trio
 from rich.console import Console
@@ -35,7 +36,7 @@ CACHE_S = 0.1
 class Hosting:
     """Runs agents; `changed` is called whenever `adverts` has changed, `warn` with what the owner should know.
 
-    `cached` is told what becomes of an agent's prefix cache, at most every `CACHE_S`.
+    `cached` is told what becomes of an agent's prefix cache, at most every `CACHE_S`; None if it does not tell.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Hosting:
         store: Store,
         *,
         changed: Callable[[], None],
-        cached: Callable[[str, Held], None],
+        cached: Callable[[str, Held | None], None],
         warn: Callable[[str], None],
     ) -> None:
         self.engines: dict[str, Engine] = {}
@@ -89,7 +90,7 @@ class Hosting:
                 await life.start(engine.run)
                 skill, *earlier = await self._skills(agent, engine, progress, bar)
                 progress.update(bar, description=f"{agent.name}: measuring its speed", total=None)
-                self.measured[agent.name] = await benchmark.measure(engine)
+                self.measured[agent.name] = await benchmark.measure(engine, Random())
                 progress.remove_task(bar)
                 self._offer(agent, engine, skill, b"".join(earlier))
                 task_status.started()
@@ -109,9 +110,14 @@ class Hosting:
                 self._changed()
 
     async def _follow_cache(self, agent: str, engine: Caching) -> None:
+        is_warned = False
         while True:
             for held in await engine.cache_changes():
                 self._cached(agent, held)
+                if held is None and not is_warned:
+                    is_warned = True
+                    told = f"agent {agent}: its engine does not tell what its cache holds"
+                    self._warn(f"{told}; quotes estimate that, and the engine's log may say why")
             await trio.sleep(CACHE_S)
 
     def _offer(self, agent: Agent, engine: Engine, skill: bytes, earlier: bytes) -> None:

@@ -111,7 +111,7 @@ class Tokeniser:
         """The tokens of the prompt that `turns` become, up to where the answer begins.
 
         Raises:
-            ValueError: the template takes no such conversation.
+            ValueError: template or tokeniser take no such conversation.
         """
         told = {"messages": [msgspec.structs.asdict(turn) for turn in turns], "tools": None, "documents": None}
         try:
@@ -121,12 +121,23 @@ class Tokeniser:
         return self.encode_text(prompt)
 
     def encode_text(self, text: str) -> list[int]:
-        """The tokens of a text; one that is spelt like a special token is that token."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        """The tokens of a text; one that is spelt like a special token is that token.
+
+        Raises:
+            ValueError: it has no tokens for this text.
+        """
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # tokenizers raises nothing more exact
+            raise ValueError(f"the tokeniser takes no such text: {error}") from error
         return ids
 
     def count_answer(self, text: str) -> int:
-        """The tokens of an answer. What reads like a special token was spelt out: real ones are not shown."""
+        """The tokens of an answer. What reads like a special token was spelt out: real ones are not shown.
+
+        Raises:
+            ValueError: it has no tokens for this text.
+        """
         self._tokenizer.encode_special_tokens = True
         try:
             return len(self.encode_text(text))

@@ -49,7 +49,7 @@ class Tokenisers:
         return {digest: count for digest, count in zip(found, counts, strict=True) if count is not None}
 
     async def count_answer(self, digest: bytes, text: str) -> int | None:
-        """The tokens of an answer; None where the tokeniser is not known."""
+        """The tokens of an answer; None where the tokeniser is not known, or has none for this text."""
         return await self._work(digest, lambda tokeniser: tokeniser.count_answer(text))
 
     async def _work(self, digest: bytes, task: Callable[[Tokeniser], _T]) -> _T | None:

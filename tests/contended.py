@@ -24,7 +24,7 @@ from tests.scenario import START_MS, Device, answer_of, make_advert, make_ask
 
 SUBJECT = 0
 HUB = "/"
-DECODE_MS = 200
+DECODE_MS = 110
 ANSWER_MS = DECODE_MS * len(answer_of(0)) + 20
 MEASURED = tuple(
     Sample(Task(tokens, 0, 64, running), Outcome(1_000 * (tokens + DECODE_MS), 1_000 * DECODE_MS, len(answer_of(0)), 0))

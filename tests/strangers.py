@@ -92,6 +92,9 @@ def make_quote(keys: SimKeys, call: Call, buyer: PeerId = ME.peer, **changes: ob
         price_cap_microcredits=price_cap(rates, call.prompt_tokens, call.max_tokens, 0),
         expires_ms=5_000,
     )
+    if "cached_tokens" in changes and changes["cached_tokens"] <= call.prompt_tokens:
+        cap = price_cap(rates, call.prompt_tokens, call.max_tokens, 0, changes["cached_tokens"])
+        changes = {"price_cap_microcredits": cap, **changes}
     if "ttft_ms" in changes:
         changes = {"ttft_high_ms": changes["ttft_ms"], **changes}
     return SignedQuote(*sealed(msgspec.structs.replace(quote, **changes), keys))

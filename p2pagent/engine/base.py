@@ -11,7 +11,8 @@ import trio
 from msgspec import Struct
 from trio_typing import TaskStatus
 
-from p2pagent.routing.residency import Held, Prefix
+from p2pagent.routing.marks import Prefix
+from p2pagent.routing.residency import Held
 from p2pagent.types import ChatMessage, Sampling, Usage
 
 
@@ -113,5 +114,8 @@ class Engine(Protocol):
 class Caching(Protocol):
     """An engine that tells what becomes of its prefix cache."""
 
-    async def cache_changes(self) -> tuple[Held, ...]:
-        """What has changed since the last time, of prompts that came with marks; waits until something has."""
+    async def cache_changes(self) -> tuple[Held | None, ...]:
+        """What has changed since the last time, of prompts that came with marks; waits until something has.
+
+        None voids all that was told: the engine does not tell any more.
+        """

@@ -2,9 +2,12 @@
 
 Prompts of several lengths, each again while it is cached, and then as many at once as there are slots. What the engine
 does otherwise while it starts, such as compiling, is no part of it: the first answer is thrown away.
+
+No prompt begins like another, nor like one of an earlier measurement: an endpoint that runs on, such as Ollama, may
+still have those in its cache.
 """
 
-from itertools import count
+from random import Random
 
 import trio
 
@@ -24,9 +27,9 @@ DEADLINE_S = 10.0
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon")
 
 
-async def measure(engine: Engine) -> tuple[Sample, ...]:
+async def measure(engine: Engine, rng: Random) -> tuple[Sample, ...]:
     """What `engine` takes for tasks of several kinds, as many as it gets done within `DEADLINE_S`; none if it fails."""
-    bench = _Bench(engine)
+    bench = _Bench(engine, rng)
     try:
         with trio.move_on_after(DEADLINE_S):
             await bench.run()
@@ -36,31 +39,34 @@ async def measure(engine: Engine) -> tuple[Sample, ...]:
 
 
 class _Bench:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, rng: Random) -> None:
         self.samples: list[Sample] = []
         self._engine = engine
-        self._salts = count()
+        self._rng = rng
         self._words_per_token = 1.0
 
     async def run(self) -> None:
         can = self._engine.capabilities()
-        text = _text(256, 0)
+        text = _text(256, self._salt())
         tokens = await self._engine.count_tokens((ChatMessage("user", text),))
         self._words_per_token = len(text.split()) / max(1, tokens)
         longest = can.context_tokens // CONTEXT_SHARE
         sizes = sorted({min(size, longest) for size in PROMPT_TOKENS})
-        await self._answer(sizes[0], next(self._salts))
+        await self._answer(sizes[0], self._salt())
         self.samples.clear()
         for size in sizes:
-            salt = next(self._salts)
+            salt = self._salt()
             await self._answer(size, salt)
             await self._answer(size, salt)
         for together in sorted({2, can.slots} if can.slots > 1 else ()):
             async with trio.open_nursery() as nursery:
                 for _ in range(together):
-                    nursery.start_soon(self._answer, sizes[len(sizes) // 2], next(self._salts), together - 1)
+                    nursery.start_soon(self._answer, sizes[len(sizes) // 2], self._salt(), together - 1)
 
-    async def _answer(self, prompt_tokens: int, salt: int, beside: int = 0) -> None:
+    def _salt(self) -> str:
+        return self._rng.randbytes(8).hex()
+
+    async def _answer(self, prompt_tokens: int, salt: str, beside: int = 0) -> None:
         """Measure one answer while as many others as `beside` start at the same time."""
         turns = (ChatMessage("user", _text(round(prompt_tokens * self._words_per_token), salt)),)
         request = GenerateRequest(turns, Sampling(max_tokens=ANSWER_TOKENS), f"p2pagent benchmark {salt}")
@@ -81,6 +87,6 @@ class _Bench:
         self.samples.append(Sample(task, outcome))
 
 
-def _text(words: int, salt: int) -> str:
+def _text(words: int, salt: str) -> str:
     """Text of so many words that begins like no other: engines without salts are not to find it in their caches."""
-    return " ".join([str(salt), *(WORDS[place % len(WORDS)] for place in range(max(1, words - 1)))])
+    return " ".join([salt, *(WORDS[place % len(WORDS)] for place in range(max(1, words - 1)))])

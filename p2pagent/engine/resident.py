@@ -23,7 +23,8 @@ from msgspec import Struct
 
 from p2pagent.engine.blocks import NAME_BYTES, reusable_tokens
 from p2pagent.engine.vllm_events import Cleared, Ended, Lost, Record, Removed, Stored
-from p2pagent.routing.residency import Held, Prefix
+from p2pagent.routing.marks import Prefix
+from p2pagent.routing.residency import Held
 
 PLACES_MAX = 4096
 """Marks that are followed; of those not seen for longest nothing is known any more."""
@@ -88,6 +89,7 @@ class Resident:
         self.is_verified: bool | None = None
         self.mispredictions = 0
         self._strangers = 0
+        self._is_given_up = False
         self._has_gaps = False
         self._copies: dict[bytes, int] = {}
         self._copies_total = 0
@@ -102,6 +104,7 @@ class Resident:
         self.on_record(Cleared())
         self.is_verified = None
         self._strangers = 0
+        self._is_given_up = False
 
     def on_record(self, record: Record) -> None:
         """Take in what the engine tells."""
@@ -162,8 +165,14 @@ class Resident:
         places = (self._places.get((domain, mark.tag)) for mark in prefix)
         return max((place.present for place in places if place), default=0) * self.block_tokens
 
-    def changes(self) -> tuple[Held, ...]:
-        """What has changed since the last time, per domain; of `CHANGES_MAX` marks at most."""
+    def changes(self) -> tuple[Held | None, ...]:
+        """What has changed since the last time, per domain; of `CHANGES_MAX` marks at most.
+
+        None is told once `is_verified` is False: whatever was told before is void, and until the engine starts again
+        nothing will be. Then all is told anew.
+        """
+        if self.is_verified is False:
+            return self._give_up()
         told: defaultdict[bytes, list[tuple[bytes, int]]] = defaultdict(list)
         for key in list(islice(self._changed, CHANGES_MAX)):
             del self._changed[key]
@@ -174,6 +183,15 @@ class Resident:
             if place is not None:
                 place.told_tokens = tokens
         return tuple(Held(domain, tuple(entries)) for domain, entries in told.items())
+
+    def _give_up(self) -> tuple[None, ...]:
+        self._changed.clear()
+        if self._is_given_up:
+            return ()
+        self._is_given_up = True
+        for place in self._places.values():
+            place.told_tokens = -1
+        return (None,)
 
     def _verify(self, names: bytes, prompt_tokens: int) -> None:
         """The first block of a prompt that was answered must be one that was stored."""

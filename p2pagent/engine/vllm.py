@@ -107,7 +107,7 @@ class VllmEngine:
         await self._follow(request, prompt, done.usage, expected_tokens)
         return done
 
-    async def cache_changes(self) -> tuple[Held, ...]:
+    async def cache_changes(self) -> tuple[Held | None, ...]:
         """See `Caching.cache_changes`."""
         while not (changes := self._resident.changes()):
             self._cache_changed = trio.Event()
@@ -134,10 +134,11 @@ class VllmEngine:
 
     async def _follow(self, request: GenerateRequest, prompt: list[int], usage: Usage, expected_tokens: int) -> None:
         """Keep an eye on the blocks of a prompt that was answered."""
-        block_tokens = self._resident.block_tokens
-        if not (prompt and request.prefix and block_tokens):
+        if not (prompt and request.prefix):
             return
-        names = await trio.to_thread.run_sync(blocks.names, prompt, block_tokens, request.cache_salt)
+        names, block_tokens = b"", self._resident.block_tokens
+        if block_tokens:
+            names = await trio.to_thread.run_sync(blocks.names, prompt, block_tokens, request.cache_salt)
         self._resident.on_prompt(request.domain, request.prefix, names, len(prompt))
         self._resident.on_answer(names, len(prompt), usage.cached_tokens, expected_tokens)
         self._cache_changed.set()

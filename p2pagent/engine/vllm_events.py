@@ -149,7 +149,10 @@ def framed(record: Record) -> bytes:
 
 
 class RecordReader:
-    """Takes records out of what the pipe brings; its end and bytes that are no record are told as `Ended`, once."""
+    """Takes records out of what the pipe brings. Bytes that are no record are told as `Ended`, and nothing after them.
+
+    The end of the pipe is that of vLLM itself, and of all that it held: it is told as `Lost`, once.
+    """
 
     def __init__(self) -> None:
         self._decoder: msgpack.Decoder[Record] = msgpack.Decoder(Record)
@@ -161,8 +164,10 @@ class RecordReader:
         records: list[Record] = []
         if self._has_ended:
             return records
+        if not data:
+            self._has_ended = True
+            return [Lost()]
         self._pending += data
-        self._has_ended = not data
         while len(self._pending) >= LENGTH_BYTES and not self._has_ended:
             end = LENGTH_BYTES + int.from_bytes(self._pending[:LENGTH_BYTES], "big")
             if len(self._pending) < end <= RECORD_BYTES_MAX:
@@ -173,9 +178,8 @@ class RecordReader:
                 )
             except MsgspecError:
                 self._has_ended = True
+                records.append(Ended())
             del self._pending[:end]
-        if self._has_ended:
-            records.append(Ended())
         return records
 
 
@@ -184,6 +188,13 @@ def arguments(endpoint: str) -> list[str]:
     kept = {"buffer_steps": 1, "hwm": QUEUED_MAX}
     events = {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": endpoint, **kept}
     return ["--kv-events-config", json.dumps(events)]
+
+
+def decline(reason: str, descriptor: int) -> None:
+    """Write to `descriptor` and into the engine's log that nothing will be told."""
+    sys.stderr.write(f"no word of the prefix cache: {reason}\n")
+    with suppress(BrokenPipeError), os.fdopen(descriptor, "wb") as pipe:
+        pipe.write(framed(Ended()))
 
 
 def relay(endpoint: str, descriptor: int) -> None:

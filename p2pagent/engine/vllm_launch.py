@@ -16,6 +16,10 @@ import threading
 from pathlib import Path
 from types import ModuleType
 
+_UNTOLD = ("--kv-events-config", "--data-parallel", "-dp")
+"""So begin arguments by which vLLM publishes elsewhere, or is several engines, which do not start with our endpoint
+(0.32, distributed/kv_events.py, `offset_endpoint_port`)."""
+
 _installed_version = importlib.metadata.version
 
 
@@ -42,11 +46,11 @@ def _die_with_daemon() -> None:
 
 
 def _tell_of_cache(descriptor: int) -> None:
-    """Have vLLM publish what becomes of its prefix cache, and relay it, unless its owner has it published elsewhere."""
-    if any(word.replace("_", "-").startswith("--kv-events-config") for word in sys.argv):
-        os.close(descriptor)
-        return
+    """Have vLLM publish what becomes of its prefix cache, and relay it, unless its owner's arguments are against it."""
     events = _beside("vllm_events")
+    if owners := [word for word in sys.argv if word.replace("_", "-").startswith(_UNTOLD)]:
+        events.decline(owners[0], descriptor)
+        return
     endpoint = f"ipc://{os.environ['VLLM_RPC_BASE_PATH']}/kv"
     sys.argv += events.arguments(endpoint)
     threading.Thread(target=events.relay, args=(endpoint, descriptor), daemon=True).start()

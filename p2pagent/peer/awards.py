@@ -155,6 +155,7 @@ class Awards:
         query, agent = self._table.query_of(conversation), conversation.option.agent
         self._table.drop(conversation, "failed", reason)
         query.failed.add(agent)
+        self._scout.on_failed(query, agent)
         effects: list[Effect] = [Send(agent.peer, Release(conversation.ident))]
         if agent.peer != self._keys.peer:
             delivery = query.delivery(conversation, self._space)

@@ -154,7 +154,7 @@ class Buyer:
         if quote.slot_price_microcredits > today:  # its clock may be behind: nobody's fault, and not paid
             return self._decline(query, conversation, "asks more for its slot than the sheet bears by now", now_ms)
         holding = self._table.holds(conversation.option.agent)
-        self._scout.on_quoted(conversation, quote, query.ask, now_ms, holding=holding)
+        self._scout.on_quoted(query, conversation, quote, now_ms, holding=holding)
         conversation.state, conversation.quote = "quoted", quote
         conversation.expires_ms = now_ms + quote.expires_ms
         return self._calling.on_quoted(query, conversation, now_ms)
@@ -239,7 +239,7 @@ class Buyer:
             return []
         if query.state == "finding":
             return self._call(query, now_ms)
-        return self._calling.on_late(query, now_ms) if query.state == "calling" else []
+        return self._calling.on_late(query, now_ms)
 
     def on_clear_timer(self, now_ms: int) -> list[Effect]:
         """Queries that have their quotes have waited for others long enough."""

@@ -12,7 +12,7 @@ from p2pagent.peer.hub_messages import Claim
 from p2pagent.peer.messages import Release
 from p2pagent.peer.pinned import obstacle
 from p2pagent.peer.query import Conversation, Query
-from p2pagent.peer.scout import Scout
+from p2pagent.peer.scout import HELD_SHARE, Scout
 from p2pagent.peer.sheets import Sheets
 from p2pagent.peer.table import Table
 from p2pagent.peer.terms import QUOTES_MS, make_call
@@ -75,7 +75,11 @@ class Calling:
         return [*effects, SetTimer(until_ms, Timer("quotes", query.ask.query.encode(), query.round))]
 
     def on_quoted(self, query: Query, conversation: Conversation, now_ms: int) -> list[Effect]:
-        """A quote that holds has come."""
+        """A quote that holds has come; one that comes after the award may be who is next."""
+        if query.state == "awarded":
+            return self._stand_by(query, conversation)
+        if query.state == "calling" and self._is_plain(query, conversation):
+            return self._decide(query, now_ms)
         return [*self._hurry(query, conversation, now_ms), *self.settle(query, now_ms)]
 
     def on_late(self, query: Query, now_ms: int) -> list[Effect]:
@@ -89,27 +93,10 @@ class Calling:
         return [*effects, *self.settle(query, now_ms)]
 
     def settle(self, query: Query, now_ms: int) -> list[Effect]:
-        """Clear once no quote is awaited any more; start another round without one that is worth taking up.
-
-        Who holds the prompt was asked whatever was believed of its load. Where others turn out to be worth more than it
-        has quoted, those are asked, too.
-        """
+        """Clear once no quote is awaited any more."""
         if query.state != "calling" or any(c.state == "called" for c in self._table.live(query)):
             return []
-        if self._worth_another_round(query, now_ms):
-            return [*self._table.release(query), *self.call(query, now_ms)]
-        best = query.best_quoted()
-        holds = any(self._scout.is_holder(conversation.option, query.ask) for conversation in query.quoted())
-        if best is not None and holds and query.round < ROUNDS_MAX:
-            look = query.ask.policy.delay_microcredits_per_s * (now_ms - query.called_ms) // 1000
-            further = self._scout.to_call_besides(
-                query, best.worth(query.ask) + look, self._table.bound(now_ms), now_ms
-            )
-            if further:
-                query.round, query.called_ms = query.round + 1, now_ms
-                return self._ask(query, further, now_ms + LATE_MS)
-        query.state = "clearing"
-        return self._gather(now_ms)
+        return self._decide(query, now_ms)
 
     def on_clear_timer(self, now_ms: int) -> list[Effect]:
         """Queries that have their quotes have waited for others long enough, but for those of their batch."""
@@ -148,16 +135,41 @@ class Calling:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _decide(self, query: Query, now_ms: int) -> list[Effect]:
+        """Clear by the quotes that are there; start another round without one that is worth taking up.
+
+        Who holds the prompt was asked whatever was believed of its load. Where others turn out to be worth more than it
+        has quoted, those are asked, too.
+        """
+        if self._worth_another_round(query, now_ms):
+            return [*self._table.release(query), *self.call(query, now_ms)]
+        best = query.best_quoted()
+        holds = any(self._scout.is_holder(conversation.option, query.ask) for conversation in query.quoted())
+        if best is not None and holds and query.round < ROUNDS_MAX:
+            look = query.ask.policy.delay_microcredits_per_s * (now_ms - query.called_ms) // 1000
+            further = self._scout.to_call_besides(
+                query, best.worth(query.ask) + look, self._table.bound(now_ms), now_ms
+            )
+            if further:
+                query.round, query.called_ms = query.round + 1, now_ms
+                return self._ask(query, further, now_ms + LATE_MS)
+        query.state = "clearing"
+        return self._gather(now_ms)
+
+    def _stand_by(self, query: Query, late: Conversation) -> list[Effect]:
+        """Keep a quote that came after the award, if none that is worth more was kept before."""
+        other = query.runner_up
+        if other is not None and other.worth(query.ask) >= late.worth(query.ask):
+            return self._table.let_go(late)
+        query.runner_up = late
+        return [] if other is None else self._table.let_go(other)
+
     def _hurry(self, query: Query, quoted: Conversation, now_ms: int) -> list[Effect]:
         """After a stranger's first quote of a round wait for the others' no longer than as long again.
 
-        Who is believed to be worth that much more is waited for in full, and so are all quotes for a batch. Nobody is
-        waited for if who has much of the prompt in its cache has a slot free, and none of the others is believed to be
-        worth more than it has quoted.
+        Who is believed to be worth that much more is waited for in full, and so are all quotes for a batch.
         """
         strangers = [c for c in query.quoted() if c.option.agent.peer != self._me]
-        if quoted in strangers and not query.ask.batch and self._is_plain(query, quoted):
-            return self.on_late(query, now_ms)
         if strangers != [quoted] or query.ask.batch:
             return []
         worth_waiting = quoted.worth(query.ask) + query.ask.policy.delay_microcredits_per_s * QUOTES_MS // 1000
@@ -168,9 +180,11 @@ class Calling:
         return [SetTimer(at_ms, Timer("quotes", query.ask.query.encode(), query.round))]
 
     def _is_plain(self, query: Query, quoted: Conversation) -> bool:
-        """Whether a holder of the prompt has quoted a free slot that nobody who is waited for is believed to better."""
-        quote = quoted.quote
-        if quote is None or not quote.free_slots or not self._scout.is_holder(quoted.option, query.ask):
+        """Whether the best quote is a free slot of who holds much of the prompt, and nobody is believed better."""
+        quote, tokens = quoted.quote, query.ask.tokens_by(quoted.option.advert.tokeniser)
+        if quote is None or not quote.free_slots or quote.cached_tokens <= HELD_SHARE * tokens:
+            return False
+        if query.ask.batch or quoted.option.agent.peer == self._me or quoted is not query.best_quoted():
             return False
         missing = [c.option for c in query.conversations if c.state == "called"]
         worth = quoted.worth(query.ask)

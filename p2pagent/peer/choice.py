@@ -103,8 +103,8 @@ def expected_cost(advert: AgentAdvert, ask: Ask, cached_tokens: int, output_toke
 
 
 def utility(option: Option, prospect: Prospect, ask: Ask) -> Microcredits:
-    """The worth of an agent as long as it has not quoted, less what is believed of its wait, its price and its toll."""
-    waited = ask.policy.delay_microcredits_per_s * (prospect.wait_ms + prospect.answer_ms) // 1000
+    """The worth of an agent as long as it has not quoted, less its believed times, price and toll."""
+    waited = ask.policy.delay_microcredits_per_s * (prospect.wait_ms + prospect.answer_ms + prospect.later_ms) // 1000
     return option.worth_microcredits - waited - prospect.slot_price - toll(prospect, prospect.slot_price, ask)
 
 
@@ -135,15 +135,20 @@ def gains(ranked: list[Option], waiting: Option, quote: Quote, local: Microcredi
     """What a slot at each agent would gain over what the query gets otherwise; waits are deducted by the clearing.
 
     Otherwise it has its local agent, worth `local`, or waits at `waiting` as `quote` says and one answer longer, since
-    then another has won the next slot. No toll above a gain is ever charged, so what the user's price limit leaves
-    caps it.
+    then another has won the next slot. An answer elsewhere takes as long as it is believed to, with what is to be
+    computed there, and holds up whom it finds there. No toll above a gain is ever charged, so what the user's price
+    limit leaves caps it.
     """
-    answer = answer_cost(waiting, quote, ask)
-    otherwise = max(0, local, worth_at(waiting, quote, ask) - answer)
+    there = answer_cost(waiting, quote, ask)
+    otherwise = max(0, local, worth_at(waiting, quote, ask) - there)
     found = []
     for option in ranked:
         most = price_cap(option.advert.rates, ask.tokens_called(option.advert), ask.sampling.max_tokens, 0)
         room = ask.policy.price_max_microcredits - most
+        answer = there
+        if option.agent != waiting.agent and option.prospect is not None:
+            more_ms = option.prospect.held_up_ms - (waiting.prospect.held_up_ms if waiting.prospect else 0)
+            answer = ask.policy.delay_microcredits_per_s * (option.prospect.answer_ms + more_ms) // 1000
         gain = min(option.worth_microcredits - answer - otherwise, room, WEIGHT_MAX - 1)
         if option.agent.peer != me and gain > 0:
             found.append((option.agent, gain))

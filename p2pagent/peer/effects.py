@@ -7,7 +7,7 @@ from p2pagent.peer.hub_messages import SignedSheet
 from p2pagent.peer.messages import Dispute, SignedRefund
 from p2pagent.peer.updates import Update
 from p2pagent.peer.wire import WireMessage
-from p2pagent.routing.residency import Prefix
+from p2pagent.routing.marks import Prefix
 from p2pagent.types import AgentRef, ChatMessage, PeerId, Sampling
 
 

@@ -75,6 +75,11 @@ class Ask(Struct, frozen=True):
     prompt_tokens_max: int = 0
     counted: Mapping[bytes, int] = {}
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on from what an agent has answered before."""
+        return any(turn.role == "assistant" for turn in self.turns)
+
     def tokens_by(self, tokeniser: bytes) -> int:
         """What the prompt has by the tokeniser of this digest, or is expected to have."""
         return self.counted.get(tokeniser, self.prompt_tokens)
@@ -143,10 +148,10 @@ class AgentsChanged(Struct, frozen=True):
 
 
 class CacheChanged(Struct, frozen=True):
-    """The engine of an agent says what its prefix cache holds."""
+    """The engine of an agent says what its prefix cache holds; with None, that it does not tell any more."""
 
     agent: str
-    held: Held
+    held: Held | None
 
 
 class Timer(Struct, frozen=True):

@@ -34,6 +34,8 @@ class Prospect(Struct, frozen=True):
         utilisation: arrivals over what the slots can serve.
         slot_price: what its slot last cost, faded since.
         inside: answers at work and waiting.
+        held_up_ms: how much of the toll is what those inside wait while its prompt is computed.
+        later_ms: what it is believed to cost the question's own conversation to go on there, not at the least used.
     """
 
     wait_ms: int
@@ -43,6 +45,8 @@ class Prospect(Struct, frozen=True):
     utilisation: float = 0.0
     slot_price: Microcredits = 0
     inside: float = 0.0
+    held_up_ms: int = 0
+    later_ms: int = 0
 
 
 class _Known(Struct):

@@ -118,7 +118,7 @@ class Mark(Message, frozen=True):
 class Call(Message, frozen=True, tag="call"):
     """A buyer asks for a quote. The prompt stays at home: its quantised embedding, its length and marks of it travel.
 
-    `domain` names those who may use each other's caches; it is empty where the buyer wants nothing remembered.
+    `domain` names those who may use each other's caches; a buyer that shows none is one by itself.
     """
 
     conversation: Ident
@@ -199,7 +199,7 @@ class Fail(Message, frozen=True, tag="fail"):
     """The seller breaks off; nothing is owed."""
 
     conversation: Ident
-    reason: Literal["engine", "embedding", "expired", "busy", "length"]
+    reason: Literal["engine", "embedding", "marks", "expired", "busy", "length"]
 
 
 class Settle(Message, frozen=True, tag="settle"):

@@ -298,7 +298,10 @@ class Peer:
 
 
 def _marks_secret(keys: Keys, shared: str) -> bytes:
-    """Of the trust domain of this device: those who share a secret, or it alone."""
+    """Of the trust domain of this device: those who share a secret, or it alone.
+
+    Whoever is called can try out what is `shared`, so that it must be longer than can be guessed (config.py).
+    """
     if not shared:
         return keys.sign(MARKS_DOMAIN, b"")
     return blake2b(shared.encode(), person=MARKS_DOMAIN.encode()[:16]).digest()

@@ -83,11 +83,6 @@ class Query(Struct, eq=False):
     denied: str = ""
     """Why a hub gave it no slot."""
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether it goes on from what an agent has answered before."""
-        return any(turn.role == "assistant" for turn in self.ask.turns)
-
     def delivery(self, conversation: Conversation, space: str) -> Delivery:
         """The answer that `conversation` brings, as it can be judged."""
         option = conversation.option

@@ -31,7 +31,7 @@ class Seeking(Struct):
 
     def start(self, query: Query, neighbours: Set[PeerId]) -> list[Effect]:
         """Ask, if the query goes on from something that nobody is known to hold."""
-        if not query.goes_on or self.is_known(query):
+        if not query.ask.goes_on or self.is_known(query):
             return []
         there = [o for o in query.ranked if o.agent.peer in neighbours and o.advert.cache_tokens]
         asked = {self.rng.randbytes(16): option for option in there[:ASKED_MAX]}

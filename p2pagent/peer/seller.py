@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from p2pagent.keys import Keys
 from p2pagent.market.receipts import metered
@@ -24,9 +25,10 @@ from p2pagent.peer.hub_messages import Claim
 from p2pagent.peer.lessons import Lesson, Lessons
 from p2pagent.peer.messages import Award, Call, Chunk, Fail, Final, Holds, Refuse, Seek, SignedQuote
 from p2pagent.peer.sheets import Sheets
-from p2pagent.peer.stall import OwnLoad, Sale, Stall
+from p2pagent.peer.stall import OwnLoad, Sale, Stall, domain_of, is_counted_on
 from p2pagent.peer.terms import NO_TOLL, Timing, Toll, make_quote, make_receipt
 from p2pagent.peer.wire import receipt_id, sealed
+from p2pagent.routing.marks import is_ascending
 from p2pagent.routing.prototypes import Space, same_prompt
 from p2pagent.routing.qos import Forecast, Sample, Task
 from p2pagent.routing.qos_frozen import Frozen
@@ -39,6 +41,8 @@ SALES_PER_BUYER_MAX = 32
 """Two for each question of a full batch: what it waits for, and what a hub has granted it meanwhile."""
 
 SALES_MAX = 1024
+OUT_OF_ORDER = "marks of a prompt out of order"
+
 PROMPT_BYTES_PER_TOKEN_MAX = 32
 """Tokenisers differ, and a buyer counts by its own; but a prompt of more bytes per token was called too short."""
 
@@ -124,6 +128,8 @@ class Seller:
         stall = self._stalls.get(call.agent)
         if call.conversation in self._sales:
             return [Blame(buyer, "conversation id used twice")]
+        if not is_ascending(call.prefix):
+            return [Blame(buyer, OUT_OF_ORDER)]
         if stall is None:
             return [Send(buyer, Refuse(call.conversation, "agent"))]
         unfit = self._unfit(call, stall)
@@ -138,7 +144,7 @@ class Seller:
             return [Send(buyer, Refuse(call.conversation, "busy"))]
         if not own and sum(s.state == "held" and s.call.agent == call.agent for s in theirs) >= stall.holds_per_buyer:
             free = 0
-        cached, evicted = self._cache(stall, call, buyer, now_ms)
+        cached, evicted = stall.cache(call, domain_of(call, buyer), self._running(call.agent), now_ms)
         task, forecast, timing = self._foreseen(call.agent, _task(call, cached), stall.free, now_ms, own=own)
         if not own and timing.wait_ms > call.deadline_ms:
             return [Send(buyer, Refuse(call.conversation, "late"))]
@@ -168,8 +174,11 @@ class Seller:
 
     def on_seek(self, buyer: PeerId, seek: Seek) -> list[Effect]:
         """Say how much of a prompt is in an agent's cache."""
-        stall = self._stalls.get(seek.agent)
-        held = 0 if stall is None else stall.shelf.held_tokens(_domain(seek, buyer), seek.prefix, seek.prompt_tokens)
+        if not is_ascending(seek.prefix):
+            return [Blame(buyer, OUT_OF_ORDER)]
+        stall, domain, held = self._stalls.get(seek.agent), domain_of(seek, buyer), 0
+        if stall is not None:
+            held = stall.shelf.held_tokens(domain, stall.texts.known(domain, seek.prefix), seek.prompt_tokens)
         return [Send(buyer, Holds(seek.conversation, held))]
 
     def on_award(self, buyer: PeerId, award: Award, now_ms: int) -> list[Effect]:
@@ -183,8 +192,12 @@ class Seller:
         if not same_prompt(self._space.embed(award.turns[-1].content), sale.call.embedding):
             fault = Blame(buyer, "prompt differs from its embedding")
             return [fault, *self._void(award.conversation, "embedding", now_ms)]
-        sale.award = award
         stall = self._stalls[sale.call.agent]
+        turns = [ChatMessage(turn.role, turn.content) for turn in award.turns]
+        if not stall.texts.learn(sale.domain, sale.call.prefix, turns):
+            fault = Blame(buyer, "marks of another prompt")
+            return [fault, *self._void(award.conversation, "marks", now_ms)]
+        sale.award = award
         stall.arrived += 1
         if sale.state == "held":
             return [self._start(award.conversation, sale, now_ms)]
@@ -236,8 +249,9 @@ class Seller:
         stall.busy_ms += now_ms - sale.started_ms
         stall.computed_tokens += event.usage.prompt_tokens - event.usage.cached_tokens + event.usage.output_tokens
         usage = event.usage
-        lesson = Lesson(stall.predictor, sale.task, sale.outcome(usage, now_ms), sale.forecast)
-        stall.shelf.served(_domain(sale.call, sale.buyer), sale.call.prefix, usage, now_ms)
+        task = replace(sale.task, prompt_tokens=usage.prompt_tokens)  # it may have been called with more
+        lesson = Lesson(stall.predictor, task, sale.outcome(usage, now_ms), sale.forecast)
+        stall.shelf.served(sale.domain, sale.call.prefix, usage, sale.held_tokens, now_ms)
         answer = "".join(sale.pieces)
         receipt = make_receipt(sale.call, sale.quote, self._keys.peer, usage, answer, now_ms)
         body, signature = sealed(receipt, self._keys)
@@ -254,10 +268,12 @@ class Seller:
         """A buyer has signed for an answer."""
         self._lessons.on_signed(receipt, now_ms)
 
-    def on_held(self, agent: str, held: Held) -> None:
-        """The engine of an agent says what its cache holds."""
+    def on_held(self, agent: str, held: Held | None) -> None:
+        """The engine of an agent says what its cache holds; with None, that it does not tell any more."""
         stall = self._stalls.get(agent)
-        if stall is not None:
+        if stall is not None and held is None:
+            stall.shelf.untold()
+        elif stall is not None and held is not None:
             stall.shelf.told(held)
 
     def on_failure(self, job: bytes, reason: Literal["engine", "length"], now_ms: int) -> list[Effect]:
@@ -293,6 +309,8 @@ class Seller:
         stall = self._stalls.get(call.agent)
         if stall is None:
             return [Send(buyer, Fail(call.conversation, "expired"))]
+        if not is_ascending(call.prefix):
+            return [Blame(buyer, OUT_OF_ORDER), *self.let_go(call.agent, 1, now_ms)]
         displaced: list[Effect] = []
         other = self._sales.get(call.conversation)
         if other is not None and (other.granted or other.buyer == buyer):
@@ -324,14 +342,6 @@ class Seller:
         waiting = [self._sales[conversation] for conversation in stall.queue]
         ahead = [sale for sale in waiting if not own or sale.granted or sale.buyer == self._keys.peer]
         return met, forecast, stall.timing(forecast, free, [] if free else ahead, running, now_ms)
-
-    def _cache(self, stall: Stall, call: Call, buyer: PeerId, now_ms: int) -> tuple[int, int]:
-        """Of a prompt the tokens in the cache, and how many of others' that are still of use it drives out."""
-        domain, shelf = _domain(call, buyer), stall.shelf
-        begun = [sale.call for sale in self._running(call.agent) if _domain(sale.call, sale.buyer) == domain]
-        cached = shelf.held_tokens(domain, call.prefix, call.prompt_tokens, begun)
-        room = call.prompt_tokens - cached + min(call.max_tokens, EXPECTED)
-        return cached, shelf.displaced_tokens(domain, call.prefix, room, now_ms)
 
     def _running(self, agent: str) -> list[Sale]:
         return [sale for sale in self._sales.values() if sale.state == "running" and sale.call.agent == agent]
@@ -366,10 +376,10 @@ class Seller:
         self._jobs_started += 1
         sale.job = self._jobs_started.to_bytes(8, "big")
         self._jobs[sale.job] = conversation
-        own = sale.buyer == self._keys.peer
+        own, domain = sale.buyer == self._keys.peer, sale.domain
+        sale.held_tokens = stall.shelf.held_tokens(domain, sale.call.prefix, sale.call.prompt_tokens)
         turns = tuple(ChatMessage(t.role, t.content) for t in sale.award.turns)
         sampling = Sampling(sale.call.max_tokens, sale.award.temperature_milli, sale.award.seed)
-        domain = _domain(sale.call, sale.buyer)
         salt = sha256(b"p2pagent/salt/2 " + self._keys.peer.encode() + domain).hexdigest()
         return Generate(sale.job, sale.call.agent, turns, sampling, salt, 0 if own else 1, domain, sale.call.prefix)
 
@@ -383,16 +393,19 @@ class Seller:
         return effects
 
     def _interrupt(self, conversation: bytes, now_ms: int) -> list[Effect]:
-        """Forget a sale that was not finished, and stop its work. Who has had part of an answer has had work done."""
+        """Forget a sale that was not finished, and stop its work.
+
+        Who has had part of an answer has had work done; so has who was promised another prompt as cached for this one.
+        """
         sale = self._sales[conversation]
-        if sale.pieces:
-            had = Usage(sale.call.prompt_tokens, 0, min(len(sale.pieces), sale.call.max_tokens))
+        if sale.pieces or (sale.state == "running" and is_counted_on(sale, self._sales.values())):
+            had = Usage(sale.call.prompt_tokens, sale.quote.cached_tokens, min(len(sale.pieces), sale.call.max_tokens))
             self._charge(sale.buyer, metered(sale.quote.rates, had), now_ms)
         stop: list[Effect] = [Abort(sale.job)] if sale.state == "running" else []
         return [*stop, *self._forget(conversation, now_ms)]
 
     def _void(
-        self, conversation: bytes, reason: Literal["engine", "embedding", "busy", "length"], now_ms: int
+        self, conversation: bytes, reason: Literal["engine", "embedding", "marks", "busy", "length"], now_ms: int
     ) -> list[Effect]:
         """Break off a sale that has no work left to stop: nothing is owed for it."""
         return [Send(self._sales[conversation].buyer, Fail(conversation, reason)), *self._forget(conversation, now_ms)]
@@ -411,8 +424,3 @@ class Seller:
 
 def _task(call: Call, cached_tokens: int) -> Task:
     return Task(call.prompt_tokens, cached_tokens, call.max_tokens)
-
-
-def _domain(call: Call | Seek, buyer: PeerId) -> bytes:
-    """Who may use what the engine computes for this call: those who show the same, or this buyer alone."""
-    return call.domain or buyer.encode()

@@ -1,6 +1,6 @@
 """One local agent at work, and the sales of its answers: who has a slot, who waits for one, what can be promised."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import heapify, heapreplace
 from typing import Literal
 
@@ -9,10 +9,12 @@ from msgspec.structs import replace
 
 from p2pagent.peer.gossip_messages import AgentAdvert, Load
 from p2pagent.peer.hub_messages import SLOTS_PER_LOT_MAX
-from p2pagent.peer.messages import Award, Call, Quote
+from p2pagent.peer.messages import Award, Call, Quote, Seek
 from p2pagent.peer.terms import Timing
-from p2pagent.routing.qos import WAIT_MS_MAX, Forecast, Outcome, Task
+from p2pagent.routing.marks import Texts
+from p2pagent.routing.qos import LATENCY_US_MAX, WAIT_MS_MAX, Forecast, Outcome, Task
 from p2pagent.routing.qos_frozen import Frozen
+from p2pagent.routing.qos_lengths import EXPECTED
 from p2pagent.routing.residency import Shelf
 from p2pagent.types import PeerId, Usage
 
@@ -34,7 +36,14 @@ class Sale(Struct):
     granted: bool = False
     started_ms: int = 0
     first_ms: int = 0
+    held_tokens: int = 0
+    """Of its prompt, believed to be in the cache as it got its slot."""
     pieces: list[str] = field(default_factory=list)
+
+    @property
+    def domain(self) -> bytes:
+        """Who may use what the engine computes for it."""
+        return domain_of(self.call, self.buyer)
 
     @property
     def answer_ms(self) -> int:
@@ -71,6 +80,7 @@ class Stall(Struct):
     advert: AgentAdvert
     predictor: Frozen
     shelf: Shelf
+    texts: Texts = field(default_factory=Texts)
     busy: int = 0
     kept: int = 0
     queue: list[bytes] = field(default_factory=list)
@@ -115,7 +125,14 @@ class Stall(Struct):
             heapreplace(ends_ms, ends_ms[0] + sale.answer_ms)
         wait_ms, first = min(WAIT_MS_MAX, ends_ms[0]), forecast.ttft_us
         expected_ms, high_ms = (min(WAIT_MS_MAX, wait_ms + _ms(bound)) for bound in (first.mean, first.high))
-        return Timing(wait_ms, expected_ms, high_ms, min(WAIT_MS_MAX, forecast.tpot_us.mean))
+        return Timing(wait_ms, expected_ms, high_ms, min(LATENCY_US_MAX, forecast.tpot_us.mean))
+
+    def cache(self, call: Call, domain: bytes, running: Sequence[Sale], now_ms: int) -> tuple[int, int]:
+        """Of a prompt the tokens in the cache, and how many of others' that are still of use it drives out."""
+        begun = [sale.call for sale in running if sale.domain == domain]
+        cached = self.shelf.held_tokens(domain, self.texts.known(domain, call.prefix), call.prompt_tokens, begun)
+        room = call.prompt_tokens - cached + min(call.max_tokens, EXPECTED)
+        return cached, self.shelf.displaced_tokens(domain, call.prefix, room, now_ms)
 
     def spare(self, running: Sequence[Sale], now_ms: int) -> list[tuple[int, int]]:
         """Slots that nobody has or waits for: `(slots, wait_ms)`, those free now and those of the `running` answers.
@@ -126,6 +143,18 @@ class Stall(Struct):
         left_ms = sorted(sale.left_ms(now_ms) for sale in running)[spoken_for:]
         free = [(min(self.free, SLOTS_PER_LOT_MAX), 0)] if self.free else []
         return [*free, *([(min(len(left_ms), SLOTS_PER_LOT_MAX), sum(left_ms) // len(left_ms))] if left_ms else [])]
+
+
+def domain_of(call: Call | Seek, buyer: PeerId) -> bytes:
+    """Who may use what the engine computes for this call: those who show the same, or this buyer alone."""
+    return call.domain or buyer.encode()
+
+
+def is_counted_on(sale: Sale, others: Iterable[Sale]) -> bool:
+    """Whether one of the others was promised a prompt as cached that begins like that of `sale`."""
+    tags = {mark.tag for mark in sale.call.prefix}
+    alike = (o for o in others if o is not sale and o.call.agent == sale.call.agent and o.domain == sale.domain)
+    return any(o.quote.cached_tokens and not tags.isdisjoint(mark.tag for mark in o.call.prefix) for o in alike)
 
 
 def _ms(time_us: int) -> int:

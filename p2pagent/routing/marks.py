@@ -10,9 +10,11 @@ Hash chains are how vLLM names the blocks that it caches (`vllm/v1/core/kv_cache
 buyer and seller need not have a tokeniser in common.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 from p2pagent.types import ChatMessage, PeerId
 
@@ -29,6 +31,26 @@ MARKS_MAX = 32
 """Of a prompt, so many prefixes are told: those that end with a turn first, as most that is asked goes on from one."""
 
 DOMAIN_BYTES = 16
+
+TEXTS_MAX = 16_384
+"""Marks of which a seller remembers for which text they stood, those used least recently forgotten first."""
+
+
+class Prefix(Protocol):
+    """A prefix of a prompt: how it is called, and how many of the prompt's bytes it has."""
+
+    @property
+    def tag(self) -> bytes:
+        """Its name within a domain."""
+
+    @property
+    def end_bytes(self) -> int:
+        """Bytes of text."""
+
+
+def is_ascending(prefix: Sequence[Prefix]) -> bool:
+    """Whether marks come as they are told, the shortest first."""
+    return all(one.end_bytes <= other.end_bytes for one, other in pairwise(prefix))
 
 
 class Link(NamedTuple):
@@ -51,9 +73,6 @@ class Told(NamedTuple):
 
     domain: bytes
     marks: tuple[Mark, ...]
-
-
-NOTHING_TOLD = Told(b"", ())
 
 
 def chain(turns: Sequence[ChatMessage]) -> tuple[Link, ...]:
@@ -90,6 +109,50 @@ class Marker:
 
     def _keyed(self, text: str, size: int) -> bytes:
         return blake2b(text.encode(), key=self._secret, digest_size=size).digest()
+
+
+class Texts:
+    """For which texts the marks of awarded prompts stood, so that none can be shown for another text later.
+
+    A seller that promises a prompt at the price of a cached one has only the marks' word that it is.
+    """
+
+    def __init__(self) -> None:
+        self._digests: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
+
+    def known(self, domain: bytes, prefix: Sequence[Prefix]) -> list[Prefix]:
+        """Those marks whose text is remembered."""
+        return [mark for mark in prefix if (domain, mark.tag) in self._digests]
+
+    def learn(self, domain: bytes, prefix: Sequence[Prefix], turns: Sequence[ChatMessage]) -> bool:
+        """A prompt with these marks is awarded; False, and nothing is learned, if some stood for another text."""
+        found = dict(zip(((domain, mark.tag) for mark in prefix), _digests(prefix, turns), strict=False))
+        if len(found) < len(prefix) or any(self._digests.get(name, text) != text for name, text in found.items()):
+            return False
+        for name, text in found.items():
+            self._digests[name] = text
+            self._digests.move_to_end(name)
+        while len(self._digests) > TEXTS_MAX:
+            self._digests.popitem(last=False)
+        return True
+
+
+def _digests(prefix: Sequence[Prefix], turns: Sequence[ChatMessage]) -> list[bytes]:
+    """Of the text up to each mark, as far as there is text; `prefix` is the shortest first."""
+    ends = [mark.end_bytes for mark in prefix]
+    found: list[bytes] = []
+    hashed, at = blake2b(digest_size=TAG_BYTES), 0
+    for turn in turns:
+        content = turn.content.encode()
+        hashed.update(f"{turn.role} {at} ".encode())
+        start = at
+        while len(found) < len(ends) and ends[len(found)] <= start + len(content):
+            hashed.update(content[at - start : ends[len(found)] - start])
+            at = ends[len(found)]
+            found.append(hashed.digest())
+        hashed.update(content[at - start :])
+        at = start + len(content)
+    return found
 
 
 def _told(links: Sequence[Link]) -> list[int]:

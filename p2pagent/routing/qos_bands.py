@@ -6,11 +6,11 @@ answer, with m = 1 if it was above the bound it had been given, else 0,
     a <- a + g (alpha - m)
 
 (Gibbs and Candes 2021, https://arxiv.org/abs/2106.00170, equation 2); the lower bound alike, each at alpha = 5 %. The
-sum of g (m - alpha) over any answers is how far a has come down over them, so that the share outside cannot stray from
-alpha by more than that, for any sequence of figures at all. The step g is large at first and small in the end
+sum of g (m - alpha) over any answers is how far a has come down over them, so that the share outside strays from alpha
+by no more than that as long as a stays within its limits: for figures that grow without end it does not, and no band
+made of past scores would hold. The step g is large at first and small in the end
 (Angelopoulos, Barber and Bates 2024, https://arxiv.org/abs/2402.01139): the errors of a predictor that has hardly
-learned are no measure for its next, while later a large step makes bands wide without need, since a that has fallen
-below 0 asks for all that was ever seen.
+learned are no measure for its next, while later a large step makes bands wide without need.
 """
 
 from collections import deque
@@ -28,8 +28,8 @@ UNSETTLED = 20
 """The step is one over so many answers and half of those learned, where that is more."""
 
 ALPHA_MAX = 0.1
-"""a goes no higher, where a figure is so easy that nothing is ever outside: it would take too long to come back. Fewer
-may lie outside for that, never more."""
+"""a goes no higher, where a figure is so easy that nothing is ever outside: it would take too long to come back. Nor
+does it go below 0, where the bound is the largest score that is remembered: that would take too long, too."""
 
 LAST = 100
 """Scores that are remembered."""
@@ -88,4 +88,4 @@ class _Side:
         self._sorted = None
         self._count += 1
         step = max(RATE, 1 / (UNSETTLED + self._count / 2))
-        self._alpha = min(ALPHA_MAX, self._alpha + step * (ALPHA - is_outside))
+        self._alpha = max(0.0, min(ALPHA_MAX, self._alpha + step * (ALPHA - is_outside)))

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from p2pagent.routing.marks import Link
+from p2pagent.routing.marks import Link, Prefix
 from p2pagent.routing.returns import Returns
 from p2pagent.types import AgentRef, Usage
 
@@ -13,6 +13,9 @@ MARKS_MAX = 8192
 
 BLOCK_TOKENS = 32
 """An engine caches whole blocks, vLLM on a CPU of so many tokens; where they are smaller a little less is promised."""
+
+BLOCK_TOKENS_MAX = 128
+"""Of blocks elsewhere. One that a prefix ends in is held, but not said to be."""
 
 SHARE_MAX = 0.8
 """Of a cache's size, what is counted on at most: answers under way keep some of it from others."""
@@ -24,20 +27,14 @@ answer: others may use the engine, too."""
 LINKS_KEPT = 65_536
 """Remembered of all agents that have answered us, those used least recently forgotten first."""
 
+TOKENS_PER_BYTE = 0.25
+"""Of text, as long as none was counted; usual ones have about so many."""
+
+TOLD_APART = 0.9
+"""Weight of the past after one more prompt was counted: the last ten count."""
+
 STEEPNESS = 8
 """How sharply a cache forgets what it last used its own size ago; infinitely, if all that it has met were known."""
-
-
-class Prefix(Protocol):
-    """A prefix of a prompt: how it is called, and how many of the prompt's bytes it has."""
-
-    @property
-    def tag(self) -> bytes:
-        """Its name within a domain."""
-
-    @property
-    def end_bytes(self) -> int:
-        """Bytes of text."""
 
 
 class Prompt(Protocol):
@@ -81,6 +78,7 @@ class Shelf:
         self._entries: OrderedDict[tuple[bytes, bytes], Entry] = OrderedDict()
         self._held_tokens = 0
         self._returns = Returns()
+        self._tokens_per_byte = TOKENS_PER_BYTE
         self._told: dict[tuple[bytes, bytes], int] | None = None
 
     def told(self, held: Held) -> None:
@@ -92,6 +90,10 @@ class Shelf:
                 self._told[held.domain, tag] = tokens
             else:
                 self._told.pop((held.domain, tag), None)
+
+    def untold(self) -> None:
+        """The engine does not say any more what it holds."""
+        self._told = None
 
     def held_tokens(
         self, domain: bytes, prefix: Sequence[Prefix], prompt_tokens: int, begun: Iterable[Prompt] = ()
@@ -108,7 +110,7 @@ class Shelf:
             known = (self._entries[name] for name in names if name in self._entries)
             longest = max((entry.end_tokens for entry in known), default=0)
         if self.capacity_tokens:
-            longest = max([longest, *(_shared_tokens(prompt, prefix) for prompt in begun)])
+            longest = max([longest, *(self._shared_tokens(prompt, prefix) for prompt in begun)])
         return max(0, min(longest, prompt_tokens - 1)) // BLOCK_TOKENS * BLOCK_TOKENS
 
     def displaced_tokens(self, domain: bytes, prefix: Iterable[Prefix], room_tokens: int, now_ms: int) -> int:
@@ -124,14 +126,19 @@ class Shelf:
                 short -= entry.added_tokens
         return int(lost)
 
-    def served(self, domain: bytes, prefix: Iterable[Prefix], usage: Usage, now_ms: int) -> None:
-        """A prompt with these prefixes was computed, and is held; so is its answer, once a prompt goes on from it."""
+    def served(self, domain: bytes, prefix: Iterable[Prefix], usage: Usage, held_tokens: int, now_ms: int) -> None:
+        """A prompt with these prefixes was computed, and is held; so is its answer, once a prompt goes on from it.
+
+        `held_tokens` were believed to be held as it got its slot.
+        """
         marks = list(prefix)
         if not marks or not self.capacity_tokens:
             return
-        less = usage.cached_tokens < self.held_tokens(domain, marks, usage.prompt_tokens)
+        less = usage.cached_tokens < held_tokens
         self._share = SHARE_KEPT * self._share if less else min(SHARE_MAX, self._share + SHARE_REGAINED)
         bytes_in_all = max(1, marks[-1].end_bytes)
+        per_byte = usage.prompt_tokens / bytes_in_all
+        self._tokens_per_byte = TOLD_APART * self._tokens_per_byte + (1 - TOLD_APART) * per_byte
         before, names = 0, []
         for mark in marks:
             name = (domain, mark.tag)
@@ -152,16 +159,20 @@ class Shelf:
             self._held_tokens -= entry.added_tokens
             self._returns.learn(now_ms - entry.used_ms, used=False)
 
+    def _shared_tokens(self, prompt: Prompt, prefix: Sequence[Prefix]) -> int:
+        """How many leading tokens of `prompt` are those of `prefix`.
+
+        It may have been called with more tokens than it has, where its buyer could not count them.
+        """
+        tags = {mark.tag for mark in prefix}
+        shared = max((mark.end_bytes for mark in prompt.prefix if mark.tag in tags), default=0)
+        if not shared:
+            return 0
+        return int(shared * min(self._tokens_per_byte, prompt.prompt_tokens / prompt.prefix[-1].end_bytes))
+
     @property
     def _room_tokens(self) -> int:
         return int(self._share * self.capacity_tokens)
-
-
-def _shared_tokens(prompt: Prompt, prefix: Sequence[Prefix]) -> int:
-    """How many leading tokens of `prompt` are those of `prefix`."""
-    tags = {mark.tag for mark in prefix}
-    shared = max((mark.end_bytes for mark in prompt.prefix if mark.tag in tags), default=0)
-    return shared * prompt.prompt_tokens // prompt.prefix[-1].end_bytes if shared else 0
 
 
 class Recall:
@@ -177,15 +188,14 @@ class Recall:
     def told(
         self, agent: AgentRef, links: Sequence[Link], cached_tokens: int, prompt_tokens: int, computed_tokens: int
     ) -> None:
-        """`agent` holds the first `cached_tokens` of a prompt of these links."""
+        """`agent` holds the first `cached_tokens` of a prompt of these links, and no more of it."""
         bytes_in_all = max(1, links[-1].end_bytes) if links else 1
         for link in links:
             end_tokens = link.end_bytes * prompt_tokens // bytes_in_all
-            if end_tokens > cached_tokens + BLOCK_TOKENS:  # a block that a mark ends in is held, but not said to be
-                break
             name = agent, link.digest
             self._ends.pop(name, None)
-            self._ends[name] = end_tokens, computed_tokens
+            if end_tokens <= cached_tokens + BLOCK_TOKENS_MAX:
+                self._ends[name] = end_tokens, computed_tokens
         while len(self._ends) > LINKS_KEPT:
             self._ends.popitem(last=False)
 
@@ -212,6 +222,8 @@ class Recall:
             tokens, then_tokens = min(known[0], prompt_tokens), known[1]
             if tokens <= most:  # nor can any shorter one be more
                 break
-            distance = max(0, computed_tokens - then_tokens) / capacity_tokens
+            if computed_tokens < then_tokens:  # it has started anew, with an empty cache
+                continue
+            distance = (computed_tokens - then_tokens) / capacity_tokens
             most = max(most, int(tokens / (1 + distance**STEEPNESS)))
         return most

@@ -13,13 +13,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from p2pagent.config import Preferences
-from p2pagent.peer.effects import Tell
-from p2pagent.peer.events import AgentsChanged, Ask, Policy
+from p2pagent.peer.effects import Send, Tell
+from p2pagent.peer.events import AgentsChanged, Ask, GenerationEnded, Policy
 from p2pagent.peer.gossip_messages import AgentAdvert
-from p2pagent.peer.messages import RateCard
+from p2pagent.peer.messages import Final, RateCard
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.readers import heartbeat_in, record_in
 from p2pagent.peer.updates import Answered, Unanswered
+from p2pagent.peer.wire import receipt_id
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.conversations import Turn
 from p2pagent.sim.crowds import QUESTION, Crowd, prompt, topics
@@ -91,7 +92,10 @@ class Site(Struct, frozen=True):
 
 
 class Service(NamedTuple):
-    """A turn that was answered: by which node, and when, in ms from the start of the run."""
+    """A turn that was answered: by which node, and when, in ms from the start of the run.
+
+    `cached_tokens` is what the engine found, `billed_tokens` what was charged as cached: no less, for a quote counts.
+    """
 
     turn: Turn
     node: int
@@ -99,6 +103,7 @@ class Service(NamedTuple):
     first_ms: int
     ended_ms: int
     cached_tokens: int
+    billed_tokens: int
     price_microcredits: int
 
 
@@ -120,6 +125,7 @@ class Network:
         self._topics = topics(crowd)
         self._after = {(turn.conversation, turn.number - 1): turn for turn in turns}
         self._open: dict[str, tuple[Turn, int]] = {}
+        self._found_tokens: dict[str, int] = {}
         self._begin_ms = START_MS + SETTLE_MS
         self._turns = turns
         self.served: list[Service] = []
@@ -216,10 +222,12 @@ class Network:
         self.world.at(at_ms, self._names[self._site.nodes + topic.owner], ask)
 
     def _observe(self, handled: Handled) -> None:
-        if self._index[handled.peer] < self._site.nodes:
-            return
+        hosts = self._index[handled.peer] < self._site.nodes
         for effect in handled.effects:
-            if isinstance(effect, Tell) and isinstance(effect.update, Answered | Unanswered):
+            if hosts and isinstance(handled.event, GenerationEnded):
+                if isinstance(effect, Send) and isinstance(effect.message, Final):
+                    self._found_tokens[receipt_id(effect.message.receipt).hex()] = handled.event.usage.cached_tokens
+            elif not hosts and isinstance(effect, Tell) and isinstance(effect.update, Answered | Unanswered):
                 self._ended(effect.query, effect.update, handled.at_ms)
 
     def _ended(self, query: str, update: Answered | Unanswered, now_ms: int) -> None:
@@ -235,6 +243,7 @@ class Network:
                     asked_ms - self._begin_ms,
                     asked_ms + update.ttft_ms - self._begin_ms,
                     now_ms - self._begin_ms,
+                    self._found_tokens.pop(update.receipt_id),
                     update.usage.cached_tokens,
                     update.price_microcredits,
                 )

@@ -1,7 +1,8 @@
 """The same crowd on the same engines behind a central router, which decides at once and pays for nothing.
 
-A turn takes the ways that a peer's takes, call, quote and award, so that what differs is who decides, and by what. The
-router sees every request and every answer of all owners as they happen, wherever they are.
+A turn takes the ways that a peer's takes, call, quote and award, so that what differs is who decides, and by what; a
+router needs neither call nor quote, so it may be given one way as well. It sees every request and every answer of all
+owners as they happen, wherever they are.
 """
 
 import heapq
@@ -26,9 +27,16 @@ class Routed:
     """One run of a crowd's turns on a site behind a router. `run` once."""
 
     def __init__(
-        self, site: Site, crowd: Crowd, turns: Sequence[Turn], seed: int, make: Callable[[Site, Random], Router]
+        self,
+        site: Site,
+        crowd: Crowd,
+        turns: Sequence[Turn],
+        seed: int,
+        make: Callable[[Site, Random], Router],
+        ways: int = WAYS,
     ) -> None:
         self._site = site
+        self._ways = ways
         self._crowd = crowd
         self._turns = turns
         self._topics = topics(crowd)
@@ -65,7 +73,7 @@ class Routed:
         node = self._router.route(turn, now_ms / 1000)
         job = b"%d %d" % (turn.conversation, turn.number)
         self._open[job] = turn, now_ms
-        self._at(now_ms + WAYS * self._way_ms(turn, node), lambda then_ms: self._start(job, node, then_ms))
+        self._at(now_ms + self._ways * self._way_ms(turn, node), lambda then_ms: self._start(job, node, then_ms))
 
     def _start(self, job: bytes, node: int, now_ms: int) -> None:
         turn, _ = self._open[job]
@@ -94,7 +102,7 @@ class Routed:
                 price = metered(RATES, output.usage)
                 first_ms = self._first_ms.pop(output.job)
                 cached = output.usage.cached_tokens
-                service = Service(turn, node, asked_ms, first_ms, there_ms, cached, price)
+                service = Service(turn, node, asked_ms, first_ms, there_ms, cached, cached, price)
                 self._at(there_ms, lambda _, service=service: self._end(service))  # type: ignore[misc]
         self._plan(node)
 

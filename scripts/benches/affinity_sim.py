@@ -1,7 +1,8 @@
 """The affinity bench on simulated nodes: networks of real peers on simulated engines, and central routers beside them.
 
 What is compared is who decides. Ours decides as the daemons do, each owner for itself, by what is heard by gossip and
-quoted; a router sees all owners' requests and answers at once, and need not ask.
+quoted; a router sees all owners' requests and answers at once. It need not ask, but its requests take the ways of ours;
+what that costs a router is seen by one that is spared it, which is in the table and in no target.
 """
 
 from collections.abc import Sequence
@@ -9,13 +10,22 @@ from statistics import mean
 from typing import Any
 
 from scripts.benches import intervals
-from scripts.benches.affinity_sim_runs import ABLATED, ROUTERS, SITE, Figures, Played, cases, play_all
+from scripts.benches.affinity_sim_runs import ABLATED, DIRECT, ROUTERS, SITE, Figures, Played, cases, play_all
 from scripts.benches.affinity_targets import OURS, targets
 from scripts.benches.affinity_trace import LOAD_ONLY
 from scripts.benches.report import Part, exactly
 from scripts.benches.run import Run
 
-SPREAD = ("hit_rate", "stayed", "ttft_ms", "ttft_ms_p95", "end_to_end_ms", "end_to_end_ms_p95", "price_microcredits")
+SPREAD = (
+    "hit_rate",
+    "stayed",
+    "ttft_ms",
+    "ttft_ms_p95",
+    "end_to_end_ms",
+    "end_to_end_ms_p95",
+    "price_microcredits",
+    "quoted_in_vain",
+)
 """Of these a row has means over traces with their intervals, of other figures means alone."""
 
 RATIOS = ("ttft_ms", "end_to_end_ms", "price_microcredits")
@@ -31,10 +41,10 @@ def part(played: Sequence[Played]) -> Part:
     traces, policies, without, over = [], [], [], []
     held = []
     for nodes in sorted({p.case.nodes for p in played}):
-        runs = {name: by_seed(played, nodes, name) for name in (OURS, *ROUTERS, *ABLATED)}
+        runs = {name: by_seed(played, nodes, name) for name in (OURS, *ROUTERS, *DIRECT, *ABLATED)}
         rows = {name: {"nodes": nodes, **row(name, found)} for name, found in runs.items() if found}
         traces.append(trace(nodes, runs))
-        policies += [rows[name] for name in (OURS, *ROUTERS)]
+        policies += [rows[name] for name in (OURS, *ROUTERS, *DIRECT)]
         without += [rows[name] for name in (OURS, *ABLATED) if ABLATED.keys() <= rows.keys()]
         over += [{"nodes": nodes, **ratios(name, runs[OURS], runs[name])} for name in rows if name != OURS]
         unanswered = sum(figures.unanswered for figures in runs[OURS].values())

@@ -13,6 +13,7 @@ FIGURES = {
     "end_to_end_ms": ("whole answer, mean, ms", 0),
     "end_to_end_ms_p95": ("p95", 0),
     "price_microcredits": ("price", 0),
+    "quoted_in_vain": ("quoted in vain", 3),
 }
 """Columns: what they are called, and how many digits are told."""
 

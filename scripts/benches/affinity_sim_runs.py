@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from p2pagent.sim.affinity import Network, Service, Site
-from p2pagent.sim.affinity_routed import Routed
+from p2pagent.sim.affinity_routed import WAYS, Routed
 from p2pagent.sim.conversations import Turn, ceiling
 from p2pagent.sim.crowds import Crowd, draw_crowd
 from p2pagent.sim.engine_blocks import BLOCK_TOKENS
@@ -20,8 +20,7 @@ from p2pagent.sim.prefixes import CHARACTERS_PER_TOKEN
 from p2pagent.sim.routers import AnyNode, InTurn, Lbgr, LeastLoaded, Preble, Router, SGLang, Speed, Sticky
 from p2pagent.sim.stage import for_thousands
 from scripts.benches.affinity_sim_ablations import Part, without
-from scripts.benches.affinity_targets import OURS
-from scripts.benches.affinity_trace import PUBLISHED
+from scripts.benches.affinity_targets import BASELINES, OURS
 from scripts.benches.run import Run
 
 PROCESSES = 2
@@ -29,7 +28,7 @@ OWNERS_SHARE = 0.2
 """Devices that ask, per node: few of them have most conversations."""
 
 LASTING = {500: 12.0, 50: 60.0}
-LASTING_QUICK = {50: 6.0}
+LASTING_QUICK = {20: 6.0}
 """By nodes, in mean pauses of a conversation."""
 
 CONVERSATIONS_PER_PAUSE = 1 / 3
@@ -63,14 +62,17 @@ ROUTERS: dict[str, Make] = {
     "SGLang": lambda site, rng: SGLang(site.nodes, rng),
     "Preble E2": lambda site, rng: Preble(site.nodes, rng, speed(site)),
     "LBGR": lambda site, rng: Lbgr(site.nodes, rng, CHARACTERS_PER_TOKEN),
-    "SGLang, balances from slots apart": lambda site, rng: SGLang(site.nodes, rng, site.slots),
+    "SGLang, fitted to the slots": lambda site, rng: SGLang(site.nodes, rng, site.slots),
     "LBGR, at the engine's speed": lambda site, rng: Lbgr(
         site.nodes, rng, CHARACTERS_PER_TOKEN, 1_000 * speed(site).prefill_s_per_token / CHARACTERS_PER_TOKEN
     ),
 }
 """The published rules, and two of them fitted to the nodes."""
 
-assert set(PUBLISHED) <= set(ROUTERS)
+assert set(BASELINES) == set(ROUTERS)
+
+DIRECT = {"Preble E2, one way": ROUTERS["Preble E2"]}
+"""Whose requests go straight to the node, as a central router's can; all others take the ways of ours."""
 
 
 def speed(site: Site) -> Speed:
@@ -101,10 +103,10 @@ def cases(run: Run) -> list[Case]:
     planned = [
         Case(nodes, lasting, policy, seed)
         for nodes, lasting in sizes.items()
-        for policy in (OURS, *(ABLATED if nodes == min(sizes) else ()), *ROUTERS)
+        for policy in (OURS, *(ABLATED if nodes == min(sizes) else ()), *ROUTERS, *DIRECT)
         for seed in seeds
     ]
-    return sorted(planned, key=lambda case: (-case.nodes, case.policy in ROUTERS))
+    return sorted(planned, key=lambda case: (-case.nodes, case.policy in ROUTERS | DIRECT))
 
 
 class Figures(Struct, frozen=True):
@@ -114,6 +116,7 @@ class Figures(Struct, frozen=True):
         ceiling: of the trace.
         stayed: share of the turns after a conversation's first that went where the one before went.
         cleared: answers in slots that a hub had cleared; `calls` are those for quotes, per answer.
+        quoted_in_vain: share of all prompt tokens that were charged as cached, since they were quoted, but computed.
         load: work of the engines over what they could do until the last answer, prefill and decode in full batches.
     """
 
@@ -128,6 +131,7 @@ class Figures(Struct, frozen=True):
     end_to_end_ms: float
     end_to_end_ms_p95: float
     price_microcredits: float
+    quoted_in_vain: float
     load: float
     lasted_s: float
     unanswered: int
@@ -164,8 +168,10 @@ def play(run: Run, case: Case) -> Played:
     seed = 1_000 * run.seed + case.seed
     turns = draw_crowd(case.crowd, BLOCK_TOKENS, Random(f"crowd {seed}"))
     site = replace(SITE, nodes=case.nodes)
-    if case.policy in ROUTERS:
-        outcome = Outcome(Routed(site, case.crowd, turns, seed, ROUTERS[case.policy]).run())
+    make = (ROUTERS | DIRECT).get(case.policy)
+    if make is not None:
+        ways = 1 if case.policy in DIRECT else WAYS
+        outcome = Outcome(Routed(site, case.crowd, turns, seed, make, ways).run())
     else:
         outcome = _with_peers(site, case, turns, seed)
     return Played(case, figures(site, turns, outcome), perf_counter() - start_s)
@@ -187,6 +193,7 @@ def figures(site: Site, turns: Sequence[Turn], outcome: Outcome) -> Figures:
     """What a run comes to."""
     served = outcome.served
     cached = sum(service.cached_tokens for service in served)
+    billed = sum(service.billed_tokens for service in served)
     prompts = sum(service.turn.prompt_tokens for service in served)
     outputs = sum(service.turn.output_tokens for service in served)
     first_ms = np.array([service.first_ms - service.asked_ms for service in served])
@@ -208,6 +215,7 @@ def figures(site: Site, turns: Sequence[Turn], outcome: Outcome) -> Figures:
         end_to_end_ms=float(end_ms.mean()),
         end_to_end_ms_p95=float(np.percentile(end_ms, 95)),
         price_microcredits=sum(service.price_microcredits for service in served) / len(served),
+        quoted_in_vain=(billed - cached) / prompts,
         load=work_s / (site.nodes * lasted_s),
         lasted_s=lasted_s,
         unanswered=outcome.unanswered,

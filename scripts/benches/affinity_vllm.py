@@ -1,9 +1,9 @@
 """The affinity bench on real engines: vLLM nodes behind daemons, on one machine.
 
 All policies go through the same daemons, calls, awards and receipts: a baseline's router decides here, with exact
-knowledge of what is under way since nobody else asks, and its choice is asked by name; ours is asked as any user asks.
-The order of policies turns from one repetition to the next. Several engines share few cores, so a policy that computes
-much slows all nodes, not only those that it overloads.
+knowledge of what is under way since nobody else asks, and its choice is asked by name, call and quote included; ours is
+asked as any user asks. The order of policies turns from one repetition to the next. Several engines share few cores, so
+a policy that computes much slows all nodes, not only those that it overloads.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,6 +34,9 @@ from scripts.benches.run import Run
 
 COUNTERS_S = 5.0
 """In which what vLLM has counted is what the daemons tell of it: they look every other second."""
+
+USUAL = "least loaded"
+"""How nodes are used before they are measured: an engine that is new has seen nothing but its own benchmark."""
 
 HELLO = (ChatMessage("user", "hello"),)
 """What a new device asks every node first, so that all connections stand."""
@@ -84,8 +87,11 @@ async def _bench(run: Run, what: Setting, python: Path, folder: Path) -> Part:
         async with asking(site, "prober", nodes) as asker:
             await _greet(asker, nodes)
             speed, probed = await affinity_vllm_speed.probe(asker, shape, service.nodes)
-        fitted = affinity_vllm_speed.fitted(service, speed, probed)
-        pause_s = PAUSE_MISSES * speed.prefill_ms / 1_000
+            fitted = affinity_vllm_speed.fitted(service, speed, probed)
+            pause_s = PAUSE_MISSES * speed["joint_miss_ms"] / 1_000
+            usual = draw(shape, service.block_tokens, Random(f"{run.seed} usual"))
+            ask = partial(_ask, asker, shape, run.seed + what.repetitions)
+            await play(usual, pause_s, ask, router(USUAL, fitted, run.seed), partial(_place, nodes))
         await trio.sleep(COUNTERS_S)
         before = await counted(nodes)
         played = []

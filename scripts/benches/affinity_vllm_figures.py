@@ -40,10 +40,12 @@ class Played(NamedTuple):
 
 
 def rows(played: Sequence[Played], ceiling: float, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """A row per policy; intervals are bootstrapped over conversations, since the turns of one hang together.
+    """A row per policy.
 
-    `broken_off` and `quoted_in_vain` are shares of all prompt tokens: of prompts whose answers were not delivered, and
-    of prefixes that were evicted after they were quoted as cached, whose sellers bear that.
+    Hit rates are by vLLM's own counters, their intervals over runs; what vLLM counts is not told by conversation. Those
+    of times and prices are over conversations within the runs, whose turns hang together: they tell nothing of how runs
+    differ. `broken_off` and `quoted_in_vain` are shares of all prompt tokens: of prompts whose answers were not
+    delivered, and of prefixes that were evicted after they were quoted as cached, whose sellers bear that.
     """
     found = []
     for policy in (OURS, *BASELINES):
@@ -52,13 +54,14 @@ def rows(played: Sequence[Played], ceiling: float, rng: np.random.Generator) -> 
         if not answers:
             continue
         total = Counted(*(sum(counts) for counts in zip(*(run.counted for run in runs), strict=True)))
+        hit_rate = intervals.mean([run.counted.cached_tokens / max(1, run.counted.prompt_tokens) for run in runs])
         one = sums(runs, lambda _: 1)
         found.append(
             {
                 "policy": policy,
                 "answers": len(answers),
-                "hit_rate": _hit_rate(runs, total, rng),
-                "of_ceiling": total.cached_tokens / max(1, total.prompt_tokens) / ceiling,
+                "hit_rate": hit_rate,
+                "of_ceiling": hit_rate.value / ceiling,
                 "ttft_ms": intervals.ratio_of_sums(sums(runs, lambda s: s.first_ms), one, rng),
                 "ttft_ms_p95": float(np.percentile([s.first_ms for s in answers], 95)),
                 "end_to_end_ms": intervals.ratio_of_sums(sums(runs, lambda s: s.ended_ms), one, rng),
@@ -79,7 +82,7 @@ def rows(played: Sequence[Played], ceiling: float, rng: np.random.Generator) -> 
 
 
 def paired(played: Sequence[Played], rng: np.random.Generator) -> dict[str, Interval]:
-    """Ours over each baseline in mean TTFT, paired by conversation."""
+    """Ours over each baseline in mean TTFT, paired by conversation within the runs."""
     ours = sums([run for run in played if run.policy == OURS], lambda s: s.first_ms)
     others = {policy: [run for run in played if run.policy == policy] for policy in BASELINES}
     return {
@@ -103,9 +106,3 @@ def _most(reasons: Sequence[str]) -> str:
     """The reasons met most often, agents' ids left out, with how often."""
     counted = Counter(re.sub(r"^\S+@…\S+ |, and nobody else was to be asked$", "", reason) for reason in reasons)
     return ", ".join(f"{reason}: {count}" for reason, count in counted.most_common(REASONS_SHOWN))
-
-
-def _hit_rate(runs: Sequence[Played], total: Counted, rng: np.random.Generator) -> Interval:
-    """By vLLM's own counters; the interval is that of the receipts, which say the same per conversation."""
-    spread = intervals.ratio_of_sums(sums(runs, lambda s: s.cached_tokens), sums(runs, lambda s: s.prompt_tokens), rng)
-    return Interval(total.cached_tokens / max(1, total.prompt_tokens), spread.low, spread.high, spread.n)

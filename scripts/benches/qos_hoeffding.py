@@ -1,4 +1,6 @@
-"""Quality of service by Hoeffding trees, one per figure, as IEMAS has it (arXiv 2603.17302).
+"""Quality of service by Hoeffding trees, as IEMAS has it (arXiv 2603.17302): one per agent and figure, cost included.
+
+Cost is learned as it was billed and predicted by a tree of its own, not metered from a predicted length.
 
 A Hoeffding tree (Domingos and Hulten 2000; for regression Ikonomovska, Gama and Dzeroski 2011, Data Mining and
 Knowledge Discovery 23:128) splits a leaf once it is sure, by Hoeffding's bound, which split is best. river's
@@ -8,49 +10,58 @@ river's jackknife.
 
 from collections.abc import Callable, Hashable, Sequence
 
+from msgspec.structs import replace
 from river.base import Regressor
 from river.conf import RegressionJackknife
 from river.preprocessing import StandardScaler
 from river.tree import HoeffdingTreeRegressor
 
+from p2pagent.market.receipts import Rates
 from p2pagent.routing.qos import LATENCY_US_MAX, Band, Forecast, Outcome, Sample, Task
+from scripts.benches.qos_replay import Priced, billed, cost
 
 CONFIDENCE = 0.9
 WINDOW = 200
 RECENT = 0.1
-"""Weight of one answer in the recent latencies, which are features."""
+"""Weight of one answer in the recent latencies, which are features, and in a running mean."""
 
 
 class Hoeffding:
-    """One agent's latencies and lengths; a `Predictor`. Another of river's regressors may stand in for the tree."""
+    """One agent's latencies, lengths and costs; a `Predictor`. Another of river's regressors may replace the tree."""
 
     def __init__(
-        self, samples: Sequence[Sample] = (), regressor: Callable[[], Regressor] = HoeffdingTreeRegressor
+        self, rates: Rates, samples: Sequence[Sample] = (), regressor: Callable[[], Regressor] = HoeffdingTreeRegressor
     ) -> None:
-        """Begin with the engine's start-up benchmark."""
+        """Begin with the engine's start-up benchmark; costs are those at `rates`."""
+        self._rates = rates
         self._models = {
             figure: StandardScaler() | RegressionJackknife(regressor(), CONFIDENCE, WINDOW)
-            for figure in Forecast.__struct_fields__
+            for figure in Priced.__struct_fields__
         }
         self._ttft_us = self._tpot_us = 0.0
         for sample in samples:
             self.learn_one(sample.task, sample.outcome, None)
 
-    def predict_one(self, task: Task) -> Forecast:
+    def predict_one(self, task: Task) -> Priced:
         """See `Predictor`."""
         features = self._features(task)
-        return Forecast(
+        dearest = cost(self._rates, task.prompt_tokens, task.cached_tokens, task.max_tokens)
+        return Priced(
             ttft_us=self._band("ttft_us", features, LATENCY_US_MAX),
             tpot_us=self._band("tpot_us", features, LATENCY_US_MAX),
             output_tokens=self._band("output_tokens", features, task.max_tokens),
             total_us=self._band("total_us", features, LATENCY_US_MAX),
+            cost_microcredits=self._band("cost_microcredits", features, dearest),
         )
 
     def learn_one(self, task: Task, outcome: Outcome, promised: Forecast | None) -> None:  # noqa: ARG002 - the jackknife has its own
         """See `Predictor`."""
-        features = self._features(task)
+        # Ours is told what was really cached, too.
+        features = self._features(replace(task, cached_tokens=outcome.cached_tokens))
         for figure, model in self._models.items():
-            if outcome.has_tpot or figure != "tpot_us":
+            if figure == "cost_microcredits":
+                model.learn_one(features, billed(self._rates, task, outcome))
+            elif outcome.has_tpot or figure != "tpot_us":
                 model.learn_one(features, getattr(outcome, figure))
         self._ttft_us += RECENT * (outcome.ttft_us - self._ttft_us)
         self._tpot_us += RECENT * (outcome.tpot_us - self._tpot_us)

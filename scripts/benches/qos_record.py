@@ -3,7 +3,7 @@
 Questions come at random times; most go on from an earlier one, so that their prompts are partly cached. The bench does
 what a seller does: it gives slots in the order of arrival, turns away who would wait too long, and believes of the
 cache what the engine tells. In mid-trace another load starts, which has nothing to do with the engine but its
-processor: two processes that multiply matrices.
+processor: processes that multiply matrices, three on each core.
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from random import Random
 from string import ascii_lowercase
 from tempfile import TemporaryDirectory
 
@@ -45,7 +46,9 @@ OPEN = 12
 LOAD = 0.6
 """Offered, of what the engine can do by its own start-up benchmark."""
 
-OTHERS = 2
+OTHERS = 3 * (os.cpu_count() or 1)
+"""Fewer leave an engine that often rests all the time that it needs: two on each core slow it by a fifth."""
+
 BURN = "import numpy\na = numpy.random.default_rng(0).random((512, 512))\nwhile True:\n    a @ a\n"
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -82,7 +85,10 @@ class Recorder(Struct):
         """Believe what the engine tells of its cache."""
         while True:
             for held in await self.engine.cache_changes():
-                self.shelf.told(held)
+                if held is None:
+                    self.shelf.untold()
+                else:
+                    self.shelf.told(held)
 
     async def offer(self, question: Question, nursery: trio.Nursery) -> None:
         """Take a question, unless too many wait."""
@@ -156,7 +162,7 @@ async def record(rng: np.random.Generator, python: Path, count: int, onset: int,
         engine = VllmEngine(str(Path(folder) / "model"), python=python, log_folder=Path(folder), slots=SLOTS, args=args)
         async with trio.open_nursery() as life:
             await life.start(engine.run)
-            samples = await benchmark.measure(engine)
+            samples = await benchmark.measure(engine, Random())
             recorder = Recorder(engine, Marker(bytes(32)), Shelf(BLOCKS * BLOCK_TOKENS))
             life.start_soon(recorder.follow)
             onset_ms = await _run(recorder, rng, _gap_s(samples), count, onset, advance)

@@ -15,12 +15,16 @@ from p2pagent.market.receipts import Rates, metered
 from p2pagent.routing.qos import Band, Forecast, Outcome, Predictor, Sample, Task
 from p2pagent.routing.qos_frozen import Frozen
 from p2pagent.types import Usage
-from scripts.benches.intervals import Interval, ratio_of_sums, share
+from scripts.benches.intervals import Interval, ratio_of_sums
 
-TARGETS = ("ttft_us", "tpot_us", "output_tokens", "cost_microcredits", "total_us")
+MEANT = ("ttft_us", "tpot_us", "output_tokens", "cost_microcredits")
+"""The figures over which means are taken."""
+
+TARGETS = (*MEANT, "total_us")
+"""All figures; the whole answer follows from others."""
 
 BLOCK = 20
-"""Successive answers that the bootstrap keeps together: errors in a row are of one busy time."""
+"""Successive answers that the bootstrap keeps together: errors in a row are of one busy time, and so are misses."""
 
 
 class Answer(Struct, frozen=True):
@@ -38,6 +42,12 @@ class Trace(Struct, frozen=True):
     samples: tuple[Sample, ...]
     answers: tuple[Answer, ...]
     onset_ms: int
+
+
+class Priced(Forecast, frozen=True):
+    """A forecast of a predictor that says by itself what an answer will cost; others' lengths are metered."""
+
+    cost_microcredits: Band
 
 
 class Scores(Struct, frozen=True, eq=False):
@@ -105,7 +115,7 @@ def compared(
         reference: the predictor that the others' errors are held against.
 
     Returns:
-        Errors and coverages pooled over traces; ratios of summed errors with a bootstrap over blocks of `BLOCK`.
+        Errors and coverages pooled over traces; both ratios with a bootstrap over blocks of `BLOCK`.
     """
     parts = [windows(trace) for trace in traces]
     return {
@@ -122,19 +132,19 @@ def compared(
 
 
 def _window(found: Sequence[tuple[Scores, Scores, slice]]) -> Window:
-    errors = np.concatenate([own.errors[part] for own, _, part in found])
-    covered = np.concatenate([own.covered[part] for own, _, part in found])
-    count = int(np.isfinite(covered).sum())
-    blocks = [
-        (np.nansum(own.errors[start : start + BLOCK]), np.nansum(theirs.errors[start : start + BLOCK]))
-        for own, theirs, part in found
-        for start in range(*part.indices(len(own.errors)))[::BLOCK]
-    ]
-    above, below = zip(*blocks, strict=True)
+    sums = []
+    for own, theirs, part in found:
+        within = range(len(own.errors))[part]
+        for start in within[::BLOCK]:
+            block = slice(start, min(start + BLOCK, within.stop))
+            covered = own.covered[block]
+            figures = own.errors[block], theirs.errors[block], covered, np.isfinite(covered)
+            sums.append([np.nansum(figure) for figure in figures])
+    errors, reference, inside, counted = np.transpose(sums)
     return Window(
-        float(np.nanmean(errors)),
-        share(int(np.nansum(covered)), count),
-        ratio_of_sums(above, below, np.random.default_rng(0)),
+        float(errors.sum() / counted.sum()),
+        ratio_of_sums(inside, counted, np.random.default_rng(0)),
+        ratio_of_sums(errors, reference, np.random.default_rng(0)),
     )
 
 
@@ -145,7 +155,7 @@ def _scores(target: str, trace: Trace, forecasts: Sequence[Forecast], rates: Rat
         if target == "tpot_us" and not answer.outcome.has_tpot:
             continue
         if target == "cost_microcredits":
-            band, actual = _costs(answer, forecast, rates)
+            band, actual = _cost_band(answer.task, forecast, rates), billed(rates, answer.task, answer.outcome)
         else:
             band, actual = getattr(forecast, target), getattr(answer.outcome, target)
         errors[place] = abs(actual - band.mean)
@@ -153,12 +163,19 @@ def _scores(target: str, trace: Trace, forecasts: Sequence[Forecast], rates: Rat
     return Scores(errors, covered)
 
 
-def _costs(answer: Answer, forecast: Forecast, rates: Rates) -> tuple[Band, int]:
-    prompt_tokens, output = answer.task.prompt_tokens, forecast.output_tokens
-    cost = partial(_cost, rates, prompt_tokens, answer.task.cached_tokens)
-    actual = _cost(rates, prompt_tokens, answer.outcome.cached_tokens, answer.outcome.output_tokens)
-    return Band(cost(output.mean), cost(output.low), cost(output.high)), actual
+def _cost_band(task: Task, forecast: Forecast, rates: Rates) -> Band:
+    if isinstance(forecast, Priced):
+        return forecast.cost_microcredits
+    of, output = partial(cost, rates, task.prompt_tokens, task.cached_tokens), forecast.output_tokens
+    return Band(of(output.mean), of(output.low), of(output.high))
 
 
-def _cost(rates: Rates, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+def billed(rates: Rates, task: Task, outcome: Outcome) -> int:
+    """Microcredits. What is believed to be cached is promised: no fewer tokens than that are charged as cached."""
+    charged = max(task.cached_tokens, outcome.cached_tokens)
+    return cost(rates, task.prompt_tokens, charged, outcome.output_tokens)
+
+
+def cost(rates: Rates, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> int:
+    """Microcredits for so many tokens."""
     return metered(rates, Usage(prompt_tokens, cached_tokens, output_tokens))

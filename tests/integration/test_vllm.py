@@ -20,6 +20,8 @@ from p2pagent.engine.vllm import VllmEngine
 from p2pagent.engine.vllm_process import Build, environment
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
 from p2pagent.experts.families import questions
+from p2pagent.routing.marks import Marker, chain
+from p2pagent.sim.keys import SimKeys
 from p2pagent.types import ChatMessage, Sampling, Usage
 from tests.waiting import until
 
@@ -173,6 +175,40 @@ async def test_serves_and_serves_again_after_any_of_its_processes_is_killed(tmp_
             assert await greedy(engine, prompt) == expected
         group = server(os.getpid())
     await until(lambda: not processes(group=group), 10)
+
+
+async def test_tells_of_its_cache_what_is_found_there(tmp_path: Path) -> None:
+    """Five turns of a conversation, each of which begins with all that was asked before."""
+    engine = VllmEngine(str(EXPERT), python=PYTHON, log_folder=tmp_path)
+    resident, known = engine._resident, dict[bytes, int]()
+
+    async def follow() -> None:
+        while True:
+            for held in await engine.cache_changes():
+                assert held is not None
+                known.update(held.entries)
+
+    async with started(engine), trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        await greedy(engine, "long " * 20)
+        await until(lambda: bool(resident.block_tokens), 10)
+        said = (ChatMessage("system", "fact " * 100),)
+        before = 0
+        for turn in range(5):
+            said = (*said, ChatMessage("user", f"question {turn} " * 10))
+            domain, marks = Marker(bytes(32)).tell(chain(said), SimKeys(1).peer)
+            expected = resident.held_tokens(domain, marks)
+            assert expected == max(known.get(mark.tag, 0) for mark in marks)
+            request = GenerateRequest(said, Sampling(max_tokens=8), "ab" * 32, 0, domain, marks)
+            usage = (await engine.generate(request, lambda _: None)).usage
+            assert usage.cached_tokens == expected == before
+            before = usage.prompt_tokens // resident.block_tokens * resident.block_tokens
+            await until(lambda tag=marks[-1].tag, tokens=before: known.get(tag) == tokens, 10)
+            said = (*said, ChatMessage("assistant", "so it is"))
+        assert before > 500
+        assert resident.is_verified
+        assert resident.mispredictions == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_no_process_outlives_a_killed_daemon(daemon: subprocess.Popen[bytes]) -> None:

@@ -3,9 +3,11 @@
 from itertools import pairwise
 from random import Random
 
+import pytest
 from msgspec.structs import replace
 
-from p2pagent.sim.affinity import Network, Service, Site
+from p2pagent.routing.residency import Shelf
+from p2pagent.sim.affinity import Network, Service, Site, access_ms
 from p2pagent.sim.affinity_routed import Routed
 from p2pagent.sim.conversations import Shape, Turn, ceiling
 from p2pagent.sim.crowds import Crowd, draw_crowd
@@ -42,6 +44,23 @@ def test_where_there_is_no_choice_peers_and_routers_do_the_same_to_the_milliseco
     assert hit_rate(routed) == ceiling(turns, BLOCK_TOKENS)
     for before, service in pairwise(routed):
         assert service.asked_ms == before.ended_ms + round(SITE.pause_ms * service.turn.pause)
+
+
+def test_a_router_may_be_spared_the_ways_that_it_does_not_need() -> None:
+    crowd = Crowd(owners=1, conversations=1, each=SHAPE)
+    turns = turns_of(crowd)
+    usual, direct = (Routed(SITE, crowd, turns, 0, lambda site, rng: InTurn(site.nodes, rng), w).run() for w in (3, 1))
+    way_ms = sum(access_ms(0, 2))
+    assert [s.first_ms - s.asked_ms + 2 * way_ms for s in direct] == [s.first_ms - s.asked_ms for s in usual]
+
+
+def test_what_is_quoted_in_vain_is_charged_as_cached_but_was_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shelf, "held_tokens", lambda self, domain, marks, prompt_tokens, begun=(): prompt_tokens)
+    crowd = Crowd(owners=1, conversations=1, each=SHAPE)
+    turns = turns_of(crowd)
+    served = Network(SITE, crowd, turns, 0).run()
+    assert [service.billed_tokens for service in served] == [turn.prompt_tokens for turn in turns]
+    assert hit_rate(served) == ceiling(turns, BLOCK_TOKENS)
 
 
 def test_every_turn_is_answered_once_and_the_same_again() -> None:

@@ -1,6 +1,7 @@
 """How fast an engine is as it starts, measured on one whose speed is known."""
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
 import trio
@@ -19,14 +20,17 @@ OVERHEAD_S, PREFILL_S, STEP_S = 0.01, 0.001, 0.02
 
 
 class Timed(ScriptedEngine):
-    """A token is a word; uncached ones take `PREFILL_S`, all prompts under way one after another."""
+    """A token is a word; uncached ones take `PREFILL_S`, all prompts under way one after another.
+
+    It knows no salts, and finds in its cache what begins like an earlier prompt.
+    """
 
     def __init__(self, context_tokens: int = 4_096, slots: int = 3, fails_after: int = 100) -> None:
         super().__init__(lambda _: "", slots)
         self.context_tokens = context_tokens
         self.left = fails_after
         self.prompts: list[int] = []
-        self.cached: set[tuple[str, str]] = set()
+        self.cached: set[str] = set()
         self.prefill = trio.Lock()
 
     async def generate(self, request: GenerateRequest, emit: Callable[[Delta], None]) -> Completion:
@@ -34,7 +38,7 @@ class Timed(ScriptedEngine):
         if self.left < 0 or set(request.cache_salt) & VLLM_REFUSES:
             raise EngineUnavailableError("gone")
         text = request.messages[-1].content
-        tokens, name = len(text.split()), (request.cache_salt, text)
+        tokens, name = len(text.split()), text.split()[0]
         self.prompts.append(tokens)
         hit = tokens - 1 if name in self.cached else 0
         await trio.sleep(OVERHEAD_S)
@@ -56,7 +60,7 @@ class Timed(ScriptedEngine):
 
 
 async def test_misses_hits_and_answers_side_by_side_are_measured(autojump_clock: MockClock) -> None:
-    samples = await measure(Timed())
+    samples = await measure(Timed(), Random(1))
     alone, two, three = samples[:6], samples[6:8], samples[8:]
     assert [sample.task.prompt_tokens for sample in alone] == [64, 64, 256, 256, 1_024, 1_024]
     assert [sample.task.cached_tokens for sample in alone] == [0, 63, 0, 255, 0, 1_023]
@@ -69,9 +73,26 @@ async def test_misses_hits_and_answers_side_by_side_are_measured(autojump_clock:
     assert max(s.outcome.ttft_us for s in three) == pytest.approx(1e6 * (OVERHEAD_S + 3 * 256 * PREFILL_S))
 
 
+async def test_an_engine_that_runs_on_has_nothing_of_an_earlier_measurement_in_its_cache(
+    autojump_clock: MockClock,
+) -> None:
+    engine = Timed()
+    first, second = [await measure(engine, Random(seed)) for seed in (1, 2)]
+    assert [s.task.cached_tokens for s in first] == [s.task.cached_tokens for s in second]
+    assert [s.task.cached_tokens for s in await measure(engine, Random(1))] == [
+        63,
+        63,
+        255,
+        255,
+        1_023,
+        1_023,
+        *[255] * 5,
+    ]
+
+
 async def test_no_prompt_is_longer_than_half_the_context(autojump_clock: MockClock) -> None:
     engine = Timed(context_tokens=200, slots=1)
-    samples = await measure(engine)
+    samples = await measure(engine, Random(1))
     assert {sample.task.prompt_tokens for sample in samples} == {64, 100}
     assert max(engine.prompts) == 100
 
@@ -81,7 +102,7 @@ async def test_a_slow_engine_is_measured_as_far_as_it_gets(
 ) -> None:
     monkeypatch.setattr("tests.unit.test_benchmark.OVERHEAD_S", 2.5)
     start_s = trio.current_time()
-    samples = await measure(Timed())
+    samples = await measure(Timed(), Random(1))
     assert 0 < len(samples) < 4
     assert trio.current_time() - start_s == pytest.approx(DEADLINE_S)
 
@@ -90,4 +111,4 @@ async def test_a_slow_engine_is_measured_as_far_as_it_gets(
 async def test_of_an_engine_that_fails_stands_what_was_measured(
     autojump_clock: MockClock, answers: int, samples: int
 ) -> None:
-    assert len(await measure(Timed(fails_after=answers))) == samples
+    assert len(await measure(Timed(fails_after=answers), Random(1))) == samples

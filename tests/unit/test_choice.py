@@ -9,6 +9,7 @@ from p2pagent.peer.choice import (
     Option,
     clear,
     expected_cost,
+    gains,
     options,
     patience_ms,
     toll,
@@ -142,3 +143,23 @@ def test_queries_of_one_owner_are_cleared_together(
     worths: list[dict[AgentRef, int]], free: dict[AgentRef, int], expected: list[AgentRef | None]
 ) -> None:
     assert clear(worths, free) == expected
+
+
+def test_a_slot_elsewhere_gains_less_by_what_is_to_be_computed_and_held_up_there(space: Space) -> None:
+    ask = make_ask("q", 0)
+    home, idle, busy = (option(name, 500_000) for name in ("home", "idle", "busy"))
+    home.prospect = Prospect(2_000, 300)
+    idle.prospect = Prospect(0, 900)
+    busy.prospect = Prospect(0, 900, held_up_ms=700)
+    waiting = quote(space, ttft_ms=2_100, wait_ms=2_000, ttft_high_ms=2_100, tpot_us=0)
+    gain = dict(gains([home, idle, busy], home, waiting, 0, ask, ME.peer))
+    delay = ask.policy.delay_microcredits_per_s
+    assert gain[home.agent] - gain[idle.agent] == delay * (900 - 100) // 1_000
+    assert gain[idle.agent] - gain[busy.agent] == delay * 700 // 1_000
+
+
+def test_where_a_conversation_begins_counts_whom_it_goes_on_among() -> None:
+    ask = make_ask("q", 0)
+    prospect = Prospect(0, 200, later_ms=500)
+    more = utility(option("a", 10**6), Prospect(0, 200), ask) - utility(option("a", 10**6), prospect, ask)
+    assert more == ask.policy.delay_microcredits_per_s * 500 // 1_000

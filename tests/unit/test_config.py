@@ -14,7 +14,9 @@ FULL = Config(
         Agent("b", Engine(kind="vllm", model="m", args=("--max-model-len", "512")), calibration="c.json"),
     ),
     network=Network("fam\nily", ("/ip4/127.0.0.1/tcp/0",), ("/dns4/h/tcp/1",), "aB" * 32, mdns=True, neighbours_max=3),
-    preferences=Preferences(privacy="trusted", trusted=(Ed25519Keys(bytes(32)).peer,), caution=-0.25),
+    preferences=Preferences(
+        privacy="trusted", trusted=(Ed25519Keys(bytes(32)).peer,), caution=-0.25, cache_secret="0f" * 16
+    ),
     embedding=Embedding("minilm"),
     api=Api(0),
 )
@@ -52,6 +54,7 @@ def test_defaults_are_not_written(tmp_path):
         ("[network]\npsk = 'abc'", "psk"),
         (f"[network]\npsk = '{'g' * 64}'", "psk"),
         ("[[agents]]\n[[agents]]", "one name"),
+        (f"[preferences]\ncache_secret = '{'x' * 31}'", "preferences.cache_secret has fewer than 32"),
         ("[preferences]\nvalue_microcredits = -1", "value_microcredits"),
         ("agents = [", "cannot read"),
         ("[preferences]\ncaution = nan", "caution"),

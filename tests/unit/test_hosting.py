@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from p2pagent import hosting
 from p2pagent.calibration import shipped_items
@@ -11,6 +12,7 @@ from p2pagent.config import Agent
 from p2pagent.hosting import Hosting
 from p2pagent.peer.gossip_messages import AgentAdvert
 from p2pagent.routing.prototypes import HashingEmbedder, Space
+from p2pagent.routing.residency import Held
 from p2pagent.store import open_store
 from tests.scripted_engine import ScriptedEngine
 from tests.strangers import ME
@@ -73,3 +75,37 @@ async def test_a_new_device_is_asked_once_for_both_versions(tmp_path: Path, spac
     first = await offered(tmp_path, turned)
     assert first.earlier == first.capability[::-1]
     assert len(asked) == len(shipped_items())
+
+
+class Caching(ScriptedEngine):
+    """Tells of its cache as told."""
+
+    def __init__(self, changes: list[Held | None]) -> None:
+        super().__init__(lambda _: "no")
+        self.changes = changes
+
+    async def cache_changes(self) -> tuple[Held | None, ...]:
+        if not self.changes:
+            await trio.sleep_forever()
+        return (self.changes.pop(0),)
+
+
+async def test_what_its_cache_holds_is_passed_on_and_its_silence_too(
+    tmp_path: Path, space: Space, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    changes = [Held(b"us", ((b"mark", 64),)), None, Held(b"us", ((b"mark", 0),)), None]
+    engine = Caching([*changes])
+    monkeypatch.setattr(hosting, "make_engine", lambda *_: engine)
+    told: list[tuple[str, Held | None]] = []
+    warnings: list[str] = []
+    async with open_store(tmp_path / "store.db", ME.peer) as store, trio.open_nursery() as nursery:
+        host = Hosting(
+            tmp_path, space, store, changed=lambda: None, cached=lambda *of: told.append(of), warn=warnings.append
+        )
+        await host.start((Agent(name="sums"),), nursery)
+        with trio.fail_after(60):
+            while len(told) < len(changes):
+                await trio.sleep(hosting.CACHE_S)
+        nursery.cancel_scope.cancel()
+    assert told == [("sums", held) for held in changes]
+    assert len([warning for warning in warnings if "does not tell what its cache holds" in warning]) == 1

@@ -6,7 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pagent.routing.marks import DOMAIN_BYTES, LINKS_MAX, MARKS_MAX, PIECE_BYTES, TAG_BYTES, Link, Marker, chain
+from p2pagent.routing.marks import (
+    DOMAIN_BYTES,
+    LINKS_MAX,
+    MARKS_MAX,
+    PIECE_BYTES,
+    TAG_BYTES,
+    TEXTS_MAX,
+    Link,
+    Mark,
+    Marker,
+    Texts,
+    chain,
+)
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import ChatMessage
 
@@ -110,3 +122,37 @@ def test_of_a_long_document_the_marks_of_a_shorter_one_that_it_begins_with_are_f
 def test_links_tell_turns_apart():
     assert [link.ends_turn for link in chain(talk(2, PIECE_BYTES + 1))] == [False, True, False, True]
     assert isinstance(chain(talk(1))[0], Link)
+
+
+def learned(texts: Texts, *turns: str, domain: bytes = b"d") -> bool:
+    conversation = [ChatMessage("user", content) for content in turns]
+    return texts.learn(domain, OURS.tell(chain(conversation), SELLER).marks, conversation)
+
+
+@pytest.mark.parametrize("turns", [("",), ("", "a"), ("a", "", "b"), ("ä" * PIECE_BYTES, "b"), ("x" * 5_000, "y")])
+def test_whoever_goes_on_from_a_text_shows_its_marks_again(turns):
+    texts = Texts()
+    for _ in range(2):
+        assert all(learned(texts, *turns[:length], "more") for length in range(len(turns) + 1))
+        assert learned(texts, *turns)
+
+
+def test_a_mark_stands_for_one_text_within_its_domain():
+    texts, conversation = Texts(), [ChatMessage("user", "one " * 100)]
+    marks = OURS.tell(chain(conversation), SELLER).marks
+    other = [ChatMessage("user", "two " * 100)]
+    assert texts.known(b"d", marks) == []
+    assert texts.learn(b"d", marks, conversation)
+    assert texts.known(b"d", marks) == list(marks)
+    assert not texts.learn(b"d", marks, other)
+    assert not texts.learn(b"d", marks[-1:], [ChatMessage("assistant", "one " * 100)])
+    assert texts.learn(b"e", marks, other)
+    assert not texts.learn(b"f", marks, [ChatMessage("user", "short")]), "a mark beyond the text"
+    assert texts.known(b"f", marks) == []
+
+
+def test_no_more_texts_are_remembered_than_there_is_room_for():
+    texts = Texts()
+    for number in range(TEXTS_MAX + 10):
+        assert texts.learn(b"d", [Mark(number.to_bytes(8, "big"), 1)], [ChatMessage("user", "x")])
+    assert len(texts._digests) == TEXTS_MAX

@@ -2,20 +2,11 @@
 
 import numpy as np
 import pytest
-from msgspec import Struct
 
 from p2pagent.routing.qos import Band, Forecast, Outcome, Task
-from p2pagent.routing.qos_physical import Physical
-from scripts.benches.qos_hoeffding import Hoeffding
-from scripts.benches.qos_predictors import CONTENDERS
-from scripts.benches.qos_replay import TARGETS, Answer, Scores, Trace, compared, replay, scores, windows
+from scripts.benches.qos_predictors import CONTENDERS, RATES
+from scripts.benches.qos_replay import TARGETS, Answer, Priced, Scores, Trace, compared, replay, scores, windows
 from tests.qos_streams import Machine, stream
-
-
-class Card(Struct, frozen=True):
-    prompt: int = 10
-    cached: int = 1
-    output: int = 40
 
 
 class Last:
@@ -52,15 +43,22 @@ def test_answers_are_predicted_from_what_had_ended_in_earlier_epochs() -> None:
 
 def test_errors_and_coverage_of_every_figure() -> None:
     trace = Trace((), (answered(0, 400, 111, 3, 20), answered(1_000, 1_400, 105, 1)), 0)
-    found = scores(trace, replay(trace, Last()), Card())
+    found = scores(trace, replay(trace, Last()), RATES)
     assert found["ttft_us"].errors.tolist() == [11, 6]
     assert found["ttft_us"].covered.tolist() == [0, 1]
     assert found["tpot_us"].errors.tolist() == pytest.approx([80, np.nan], nan_ok=True)
     assert found["tpot_us"].covered.tolist() == pytest.approx([0, np.nan], nan_ok=True)
     assert found["output_tokens"].errors.tolist() == [97, 2]
-    # Ten tokens were believed to be cached, twenty and none were; 97 and 2 tokens too many were expected.
-    assert found["cost_microcredits"].errors.tolist() == [40 * 97 + 9 * 10, 9 * 10 - 40 * 2]
+    # Ten tokens were quoted as cached, twenty and none were; 97 and 2 tokens too many were expected.
+    assert found["cost_microcredits"].errors.tolist() == [40 * 97 + 9 * 10, 40 * 2]
     assert found["total_us"].errors.tolist() == [abs(111 + 40 - 10_000), abs(105 - 151)]
+
+
+def test_who_says_what_an_answer_costs_is_taken_at_its_word() -> None:
+    trace = Trace((), (answered(0, 400, 111, 3, 20),), 0)
+    priced = Priced(*(Band(1, 1, 1) for _ in Forecast.__struct_fields__), cost_microcredits=Band(450, 440, 500))
+    found = scores(trace, [priced], RATES)["cost_microcredits"]
+    assert (found.errors.tolist(), found.covered.tolist()) == ([450 - (30 * 10 + 20 + 3 * 40)], [1])
 
 
 def test_windows_are_of_answers_as_they_began() -> None:
@@ -92,10 +90,28 @@ def test_ratios_are_of_summed_errors_and_pooled_over_traces() -> None:
 
     found = compared(traces, {"a": [scored(1, 1), scored(3, 0)], "b": [scored(4, 1), scored(4, 1)]}, "b")
     cold = found["a"]["ttft_us"]["cold"]
-    assert (cold.error, cold.coverage.value, cold.coverage.n) == (2, 0.5, 198)
+    assert (cold.error, cold.coverage.value, cold.coverage.n) == (2, 0.5, 10)
     assert cold.against.value == pytest.approx(0.5)
     assert 0.25 < cold.against.low < 0.5 < cold.against.high < 0.75
     assert found["b"]["total_us"]["drift"].against.value == 1
+
+
+def test_intervals_know_that_answers_in_a_row_miss_together() -> None:
+    """Of ten blocks one misses as a whole: as if there were ten answers, not two hundred."""
+    trace = Trace((), tuple(answered(i, i + 1, 1) for i in range(2_200)), 1_400)
+    covered = np.ones(2_200)
+    covered[20:40] = 0
+    found = compared([trace], {"a": [dict.fromkeys(TARGETS, Scores(np.ones(2_200), covered))]}, "a")
+    cold = found["a"]["ttft_us"]["cold"].coverage
+    assert (cold.value, cold.n) == (0.9, 10)
+    assert cold.low < 0.75 < 0.99 < cold.high
+
+
+def test_a_block_ends_with_its_window() -> None:
+    trace = Trace((), tuple(answered(i, i + 1, 1) for i in range(770)), 490)
+    errors = np.where(np.arange(770) < 70, 1.0, 99.0)
+    found = compared([trace], {"a": [dict.fromkeys(TARGETS, Scores(errors, np.ones(770)))]}, "a")
+    assert found["a"]["ttft_us"]["cold"].error == 1
 
 
 @pytest.mark.parametrize("name", CONTENDERS)
@@ -128,10 +144,10 @@ def test_the_physical_predictor_is_ahead_of_the_hoeffding_tree_where_it_matters(
     """Cold, warm and after a change, and its bands hold: as is asked of recorded traces."""
     traces = [stream(seed, 1_000) for seed in range(5)]
     scored = {
-        name: [scores(trace, replay(trace, make(trace.samples)), Card()) for trace in traces]
-        for name, make in (("ours", Physical), ("trees", Hoeffding))
+        name: [scores(trace, replay(trace, CONTENDERS[name](trace.samples)), RATES) for trace in traces]
+        for name in ("physical", "Hoeffding tree")
     }
-    ours = compared(traces, scored, "trees")["ours"]
+    ours = compared(traces, scored, "Hoeffding tree")["physical"]
     for target in ("ttft_us", "total_us"):
         for window, most in (("cold", 0.8), ("warm", 0.9), ("drift", 0.8)):
             assert ours[target][window].against.value <= most, (target, window)

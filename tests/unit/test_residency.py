@@ -28,6 +28,11 @@ def marks(*ends_bytes: int, name: str = "a") -> list[Mark]:
     return [Mark(f"{name}{end}".encode(), end) for end in ends_bytes]
 
 
+def serve(shelf: Shelf, domain: bytes, prefix: Sequence[Mark], usage: Usage, now_ms: int) -> None:
+    """A prompt gets its slot and is answered, and nothing else meanwhile."""
+    shelf.served(domain, prefix, usage, shelf.held_tokens(domain, prefix, usage.prompt_tokens), now_ms)
+
+
 def make_call(*ends_bytes: int, prompt_tokens: int, name: str = "a") -> Called:
     return Called(marks(*ends_bytes, name=name), prompt_tokens)
 
@@ -35,7 +40,7 @@ def make_call(*ends_bytes: int, prompt_tokens: int, name: str = "a") -> Called:
 def test_what_was_served_is_held_as_far_as_a_prompt_goes_on_from_it():
     shelf = Shelf(CAPACITY)
     assert shelf.held_tokens(US, marks(400, 800), 200) == 0
-    shelf.served(US, marks(400, 800), Usage(200, 0, 10), 0)
+    serve(shelf, US, marks(400, 800), Usage(200, 0, 10), 0)
     assert shelf.held_tokens(US, marks(400, 800, 1_200), 300) == 200 // BLOCK_TOKENS * BLOCK_TOKENS
     assert shelf.held_tokens(US, marks(400, 900), 225) == 100 // BLOCK_TOKENS * BLOCK_TOKENS
     assert shelf.held_tokens(US, marks(400, 800, 1_200, name="b"), 300) == 0
@@ -44,7 +49,7 @@ def test_what_was_served_is_held_as_far_as_a_prompt_goes_on_from_it():
 
 def test_the_last_token_is_always_computed():
     shelf = Shelf(CAPACITY)
-    shelf.served(US, marks(256), Usage(2 * BLOCK_TOKENS, 0, 1), 0)
+    serve(shelf, US, marks(256), Usage(2 * BLOCK_TOKENS, 0, 1), 0)
     assert shelf.held_tokens(US, marks(256), 2 * BLOCK_TOKENS) == BLOCK_TOKENS
     assert shelf.held_tokens(US, marks(256), 1) == 0
     assert shelf.held_tokens(US, marks(256), 0) == 0
@@ -59,43 +64,60 @@ def test_what_is_at_work_is_there_for_what_begins_alike():
     assert Shelf(0).held_tokens(US, marks(400, 800), 200, begun) == 0
 
 
+def test_of_a_prompt_at_work_that_was_called_longer_than_it_is_no_more_is_promised_than_text_of_that_length_has():
+    shelf = Shelf(CAPACITY)
+    begun = [make_call(4_000, prompt_tokens=2_008)]
+    assert shelf.held_tokens(US, marks(4_000, 4_200), 2_108, begun) == 992
+    for _ in range(50):
+        serve(shelf, US, marks(4_000, name="b"), Usage(4_000, 0, 1), 0)
+    assert shelf.held_tokens(US, marks(4_000, 4_200), 2_108, begun) == 1_984
+
+
+def test_prompts_that_came_together_when_nothing_was_held_have_broken_no_promise():
+    shelf = Shelf(CAPACITY)
+    for number in range(50):
+        for _ in range(4):
+            shelf.served(US, marks(400, name=f"{number} "), Usage(100, 0, 1), 0, 0)
+    assert shelf._share == SHARE_MAX
+
+
 def test_an_engine_that_does_not_say_how_much_it_holds_is_believed_to_hold_nothing():
     shelf = Shelf(0)
-    shelf.served(US, marks(4_000), Usage(1_000, 0, 1), 0)
+    serve(shelf, US, marks(4_000), Usage(1_000, 0, 1), 0)
     assert shelf.held_tokens(US, marks(4_000), 1_000) == 0
 
 
 def test_a_prompt_of_nothing_is_no_harm():
     shelf = Shelf(CAPACITY)
-    shelf.served(US, marks(0), Usage(3, 0, 1), 0)
-    shelf.served(US, [], Usage(3, 0, 1), 0)
+    serve(shelf, US, marks(0), Usage(3, 0, 1), 0)
+    serve(shelf, US, [], Usage(3, 0, 1), 0)
     assert shelf.held_tokens(US, [], 3) == 0
 
 
 def test_whose_promises_do_not_hold_promises_less_and_regains_trust_slowly():
     shelf = Shelf(CAPACITY)
     fills = int(SHARE_KEPT * SHARE_MAX * CAPACITY)
-    shelf.served(US, marks(fills), Usage(fills + 1, 0, 1), 0)
+    serve(shelf, US, marks(fills), Usage(fills + 1, 0, 1), 0)
     assert shelf.held_tokens(US, marks(fills), fills + 1)
-    shelf.served(US, marks(fills), Usage(fills + 1, 0, 1), 0)
+    serve(shelf, US, marks(fills), Usage(fills + 1, 0, 1), 0)
     assert not shelf.held_tokens(US, marks(fills), fills + 1), "others must have pushed it out"
     for _ in range(200):
-        shelf.served(US, marks(8, name="small"), Usage(2, 0, 1), 0)
-    shelf.served(US, marks(fills), Usage(fills + 1, 0, 1), 0)
+        serve(shelf, US, marks(8, name="small"), Usage(2, 0, 1), 0)
+    serve(shelf, US, marks(fills), Usage(fills + 1, 0, 1), 0)
     assert shelf.held_tokens(US, marks(fills), fills + 1)
 
 
 def test_no_more_is_remembered_than_there_is_room_for():
     shelf = Shelf(1 << 30)
     for number in range(MARKS_MAX):
-        shelf.served(US, marks(100, 200, name=f"{number} "), Usage(100, 0, 1), 0)
+        serve(shelf, US, marks(100, 200, name=f"{number} "), Usage(100, 0, 1), 0)
     assert len(shelf._entries) == MARKS_MAX
     assert shelf._held_tokens == sum(entry.added_tokens for entry in shelf._entries.values())
 
 
 def test_an_engine_that_tells_what_it_holds_is_believed_and_nothing_else():
     shelf = Shelf(CAPACITY)
-    shelf.served(US, marks(400, 800), Usage(200, 0, 1), 0)
+    serve(shelf, US, marks(400, 800), Usage(200, 0, 1), 0)
     assert shelf.held_tokens(US, marks(400, 800), 200)
     long, short = marks(400, 800)
     shelf.told(Held(US, ((long.tag, 96), (short.tag, 64))))
@@ -103,7 +125,7 @@ def test_an_engine_that_tells_what_it_holds_is_believed_and_nothing_else():
     assert shelf.held_tokens(THEM, marks(400, 800), 200) == 0
     shelf.told(Held(US, ((long.tag, 0),)))
     assert shelf.held_tokens(US, marks(400, 800), 200) == 64
-    shelf.served(US, marks(400, 800), Usage(200, 0, 1), 0)
+    serve(shelf, US, marks(400, 800), Usage(200, 0, 1), 0)
     assert shelf.held_tokens(US, marks(400, 800), 200) == 64
     shelf.told(Held(US, ((short.tag, 0),)))
     assert shelf.held_tokens(US, marks(400, 800), 200) == 0
@@ -113,7 +135,7 @@ def test_an_engine_that_tells_what_it_holds_is_believed_and_nothing_else():
 def test_nothing_is_displaced_while_there_is_room():
     shelf = Shelf(CAPACITY)
     room = int(SHARE_MAX * CAPACITY)
-    shelf.served(US, marks(4_000), Usage(1_000, 0, 1), 0)
+    serve(shelf, US, marks(4_000), Usage(1_000, 0, 1), 0)
     assert shelf.displaced_tokens(THEM, [], room - 1_000, 0) == 0
     assert shelf.displaced_tokens(THEM, [], room - 999, 0) > 0
 
@@ -122,8 +144,8 @@ def test_what_was_used_last_and_what_the_prompt_itself_goes_on_from_is_not_displ
     shelf = Shelf(CAPACITY)
     room = int(SHARE_MAX * CAPACITY)
     old, new = marks(4_000, name="old"), marks(4_000, name="new")
-    shelf.served(US, old, Usage(room // 2, 0, 1), 0)
-    shelf.served(US, new, Usage(room // 2, 0, 1), 600_000)
+    serve(shelf, US, old, Usage(room // 2, 0, 1), 0)
+    serve(shelf, US, new, Usage(room // 2, 0, 1), 600_000)
     one = shelf.displaced_tokens(THEM, [], 100, 600_000)
     both = shelf.displaced_tokens(THEM, [], room, 600_000)
     assert 0 < one < both - one < room // 2, "the old one is the less likely to be used again"
@@ -137,7 +159,7 @@ def test_a_cache_whose_content_always_returns_is_dearer_to_displace():
         for number in range(200):
             name = "same" if returns else f"{number} "
             cached = 6_976 if returns and number else 0
-            shelf.served(US, marks(4_000, name=name), Usage(7_000, cached, 1), 10_000 * number)
+            serve(shelf, US, marks(4_000, name=name), Usage(7_000, cached, 1), 10_000 * number)
         return shelf.displaced_tokens(THEM, [], 7_000, 10_000 * 199)
 
     assert displaced(returns=True) > 6_000 > 1_000 > displaced(returns=False)
@@ -185,7 +207,7 @@ def test_promises_are_kept_and_most_of_what_is_there_is_promised(seed: int, shar
         told, tokens = marker.tell(chain(prompt), SELLER), turn_tokens * len(prompt)
         expected = shelf.held_tokens(told.domain, told.marks, tokens)
         found = min(exact.use(name, [turn_tokens] * len(prompt)), tokens - 1) // BLOCK_TOKENS * BLOCK_TOKENS
-        shelf.served(told.domain, told.marks, Usage(tokens, found, 1), 0)
+        serve(shelf, told.domain, told.marks, Usage(tokens, found, 1), 0)
         promised, there, broken = promised + expected, there + found, broken + max(0, expected - found)
         prompt.append(turn(f"{name} {step}"))
         if len(prompt) > turns_max:

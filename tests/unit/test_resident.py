@@ -175,6 +175,7 @@ def test_blocks_that_are_named_otherwise_are_noticed(resident):
     assert resident.is_verified is None
     resident.on_answer(names("xyz"), 35, 30, 0)
     assert resident.is_verified is False
+    assert resident.changes() == (None,)
     resident.on_record(Lost())
     resident.on_prompt(US, marks(35), names("xyz"), 35)
     resident.on_answer(names("xyz"), 35, 30, 0)
@@ -186,6 +187,7 @@ def test_an_engine_that_tells_nothing_is_noticed():
     for _ in range(STRANGERS_MAX):
         resident.on_answer(b"", 200, 100, 0)
     assert resident.is_verified is False
+    assert resident.changes() == (None,)
     assert resident.held_tokens(US, marks(20)) == 0
 
 
@@ -195,6 +197,10 @@ def test_an_engine_that_starts_again_is_looked_at_anew(resident):
         for _ in range(STRANGERS_MAX - 1):
             resident.on_answer(names("xyz"), 35, 30, 0)
     assert resident.is_verified is None
+    for _ in range(2):
+        resident.on_record(Ended())
+        assert resident.changes() == (None,)
+        resident.on_start()
 
 
 def test_one_known_block_is_enough(resident):
@@ -209,13 +215,18 @@ def test_nothing_is_held_once_the_engine_has_fallen_silent_until_it_starts_again
     resident.on_record(Stored(10, names("ab")))
     resident.on_prompt(US, marks(20), names("ab"), 20)
     resident.on_answer(names("ab"), 20, 0, 0)
+    told = (Held(US, ((marks(20)[0].tag, 20),)),)
+    assert resident.changes() == told
     resident.on_record(Ended())
     resident.on_answer(names("ab"), 20, 10, 0)
     assert held(resident, 20) == [0]
     assert resident.is_verified is False
+    assert [resident.changes() for _ in range(2)] == [(None,), ()]
     resident.on_start()
     assert resident.is_verified is None
-    resident.on_record(Stored(10, names("a")))
+    resident.on_record(Stored(10, names("ab")))
+    assert resident.changes() == told, "as it was before, which is void"
+    resident.on_record(gone("ab", 1))
     assert held(resident, 20) == [10]
     resident.on_answer(names("ab"), 20, 20, 0)
     assert held(resident, 20) == [10]

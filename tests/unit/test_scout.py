@@ -196,10 +196,15 @@ def test_the_best_that_is_left_is_one_that_was_not_tried(space: Space, ground: G
     ground.add(BOB, 0.6)
     query = ground.query()
     (stranger, _), _ = ground.scout.to_call(query, {}, START_MS)
-    query.conversations.append(Conversation(make_call(space, 1), "q", stranger))
+    called = Conversation(make_call(space, 1), "q", stranger)
+    query.conversations.append(called)
+    best = ground.scout.best_left(query, {}, START_MS)
+    called.state = "quoted"
     left = ground.scout.best_left(query, {}, START_MS)
     bob = next(option for option in query.ranked if option.agent.peer == BOB.peer)
     assert left is not None
+    assert best is not None
+    assert left < best, "who is called may quote yet"
     assert 0 <= bob.worth_microcredits - left < 50_000
     query.failed.add(bob.agent)
     assert ground.scout.best_left(query, {}, START_MS) is None
@@ -244,8 +249,8 @@ def test_a_long_prompt_costs_others_what_it_holds_them_up(ground: Ground) -> Non
     scout = ground.scout
     assert scout._prospect(usual, 5_000) == usual
     for tokens in (1_000, 3_000, 5_000):
-        scout.speeds.quoted(tokens, tokens // 10, 200)
-    short, long = scout._prospect(usual, 100), scout._prospect(usual, 10_000)
+        scout.speeds.learn(tokens, tokens // 10, 200)
+    short, long = (scout._prospect(usual, tokens) for tokens in (100, 10_000))
     assert short.answer_ms < 200 < long.answer_ms
     assert long.toll_ms == pytest.approx(40 * long.answer_ms / 200 + HELD_UP * 3 * 1_000, rel=0.01)
 

@@ -9,6 +9,7 @@ from p2pagent.peer.credit import Account
 from p2pagent.peer.effects import Abort, Blame, Effect, Generate, Post, SetTimer
 from p2pagent.peer.events import (
     AgentsChanged,
+    CacheChanged,
     Generated,
     GenerationEnded,
     GenerationFailed,
@@ -18,17 +19,21 @@ from p2pagent.peer.events import (
 )
 from p2pagent.peer.gossip_messages import Load
 from p2pagent.peer.messages import (
+    Award,
     Call,
     Chunk,
     Fail,
     Final,
+    Mark,
     Quote,
     Receipt,
     Refuse,
     Release,
+    Seek,
     Settle,
     Settled,
     SignedQuote,
+    Turn,
 )
 from p2pagent.peer.peer import Peer
 from p2pagent.peer.seller import SALES_MAX, SALES_PER_BUYER_MAX, SellerStatistics
@@ -36,9 +41,10 @@ from p2pagent.peer.stall import QUEUE_PER_SLOT_MAX, OwnLoad
 from p2pagent.peer.terms import QUOTE_MS
 from p2pagent.peer.wire import SIGNED_DOMAINS, opened, receipt_id
 from p2pagent.routing.prototypes import Space
-from p2pagent.routing.qos import WAIT_MS_MAX, Task
+from p2pagent.routing.qos import LATENCY_US_MAX, WAIT_MS_MAX, Task
+from p2pagent.routing.residency import Held
 from p2pagent.sim.keys import SimKeys
-from p2pagent.types import Usage
+from p2pagent.types import ChatMessage, Usage
 from tests.scenario import START_MS, make_advert, make_ask
 from tests.strangers import ALICE, BOB, ME, ident, make_award, make_call, make_peer, receive, sent
 
@@ -407,7 +413,7 @@ def test_one_odd_measurement_spoils_no_quote(peer: Peer, space: Space, first_ms:
         assert isinstance(answer, SignedQuote)
         quote = opened(Quote, answer.body, answer.signature, ME.peer, ALICE)
         assert quote.wait_ms <= quote.ttft_ms <= quote.ttft_high_ms <= WAIT_MS_MAX
-        assert quote.tpot_us <= WAIT_MS_MAX < 10 * max(quote.ttft_ms, quote.tpot_us)
+        assert quote.tpot_us <= LATENCY_US_MAX < 10_000 * max(quote.ttft_ms, quote.tpot_us)
 
 
 def test_what_open_quotes_promise_counts_against_the_credit(space: Space) -> None:
@@ -564,3 +570,112 @@ def test_what_is_promised_of_slots_at_work_leaves_out_those_that_others_wait_for
     assert [slots for slots, _ in peer.seller.spare("agent", START_MS)] == [2]
     peer.seller.keep("agent", 2)
     assert peer.seller.spare("agent", START_MS) == []
+
+
+DOCUMENT = "a document of some length, " * 40
+DOMAIN = b"d" * 16
+
+
+def about(space: Space, number: int, question: str, marks: tuple[Mark, ...], **changes: object) -> tuple[Call, Award]:
+    """A call with these marks, and the award of a prompt that begins with the document."""
+    text = DOCUMENT + question
+    fields = {"embedding": space.embed(text), "prompt_tokens": 1_100, "domain": DOMAIN, "prefix": marks}
+    call = make_call(space, number, **(fields | changes))
+    return call, Award(ident(number), (Turn("user", text),), 0, 0)
+
+
+def marked(question: str, name: bytes = b"question") -> tuple[Mark, ...]:
+    return Mark(b"document", len(DOCUMENT)), Mark(name, len(DOCUMENT + question))
+
+
+@pytest.fixture
+def caching(space: Space) -> Peer:
+    return make_peer(space, msgspec.structs.replace(make_advert("agent", {0: 0.95}, slots=9), cache_tokens=4_096))
+
+
+@pytest.mark.parametrize("ends", [(5, 0), (200, 100), (0, 5, 4)])
+def test_marks_out_of_order_are_a_fault(caching: Peer, space: Space, ends: tuple[int, ...]) -> None:
+    marks = tuple(Mark(bytes([number]) * 8, end) for number, end in enumerate(ends))
+    good, award = about(space, 1, "why?", marked("why?"))
+    receive(caching, BOB, good)
+    receive(caching, BOB, award)
+    call, _ = about(space, 2, "why?", marks)
+    for message in (call, Seek(ident(3), "agent", DOMAIN, marks, 100)):
+        (fault,) = receive(caching, ALICE, message)
+        assert isinstance(fault, Blame)
+
+
+def test_a_mark_shown_for_another_text_voids_the_award_and_is_a_fault(caching: Peer, space: Space) -> None:
+    call, award = about(space, 1, "why?", marked("why?"))
+    receive(caching, ALICE, call)
+    (job,) = started(receive(caching, ALICE, award))
+    ended(caching, job, Usage(1_100, 0, 3))
+    lie, _ = about(space, 2, "why?", marked("why?"))
+    (answer,) = sent(receive(caching, ALICE, lie), ALICE)
+    assert isinstance(answer, SignedQuote)
+    assert opened(Quote, answer.body, answer.signature, ME.peer, ALICE).cached_tokens > 1_000
+    other = Award(ident(2), (Turn("user", DOCUMENT.upper() + "why?"),), 0, 0)
+    effects = receive(caching, ALICE, other)
+    assert started(effects) == []
+    assert [e.fault for e in effects if isinstance(e, Blame)] == ["marks of another prompt"]
+    assert sent(effects, ALICE) == [Fail(ident(2), "marks")]
+    further, award = about(space, 3, "who else?", marked("who else?", b"another "))
+    receive(caching, ALICE, further)
+    assert started(receive(caching, ALICE, award)), "the same document with another question below it"
+
+
+def test_who_lets_go_of_a_prompt_that_another_was_promised_for_is_charged_for_it(caching: Peer, space: Space) -> None:
+    first, award = about(space, 1, "why?", marked("why?"))
+    receive(caching, ALICE, first)
+    assert started(receive(caching, ALICE, award))
+    second, _ = about(space, 2, "who else?", marked("who else?", b"another "))
+    receive(caching, ALICE, second)
+    receive(caching, ALICE, Release(ident(1)), 9)
+    assert charged(caching, ALICE, 9) == 10 * 1_100
+
+
+def test_a_broken_off_answer_is_charged_no_more_than_was_quoted(caching: Peer, space: Space) -> None:
+    first, award = about(space, 1, "why?", marked("why?"))
+    receive(caching, BOB, first)
+    (job,) = started(receive(caching, BOB, award))
+    ended(caching, job, Usage(1_100, 0, 3))
+    second, award = about(space, 2, "why?", marked("why?"), max_tokens=1)
+    (answer,) = sent(receive(caching, ALICE, second), ALICE)
+    assert isinstance(answer, SignedQuote)
+    quote = opened(Quote, answer.body, answer.signature, ME.peer, ALICE)
+    (job,) = started(receive(caching, ALICE, award))
+    caching.handle(Generated(job, "x"), START_MS + 9)
+    receive(caching, ALICE, Release(ident(2)), 9)
+    assert quote.cached_tokens > 1_000
+    assert charged(caching, ALICE, 9) == quote.price_cap_microcredits
+
+
+def test_what_is_learned_of_an_answer_is_the_prompt_that_it_had(space: Space) -> None:
+    def foreseen(called: int) -> int:
+        peer = make_peer(space, make_advert("agent", {0: 0.95}))
+        for number in range(40):
+            quoted(peer, space, number, prompt_tokens=called)
+            (job,) = awarded(peer, number)
+            peer.handle(Generated(job, "x"), START_MS + 1 + 100)
+            (final,) = sent(peer.handle(GenerationEnded(job, Usage(100, 0, 3), "stop"), START_MS + 1 + 120), ALICE)
+            assert isinstance(final, Final)
+            receive(peer, ALICE, settle(final, ALICE), 200)
+        return peer.seller.own_load("agent", Task(1_000, 0, 3), START_MS + 100_000).answer_ms
+
+    assert foreseen(4_000) == foreseen(100)
+
+
+def test_what_an_engine_tells_of_its_cache_is_quoted(space: Space) -> None:
+    advert = msgspec.structs.replace(make_advert("agent", {0: 0.95}, slots=9), cache_tokens=4096)
+    peer = make_peer(space, advert)
+    marks = (Mark(b"b" * 8, 200), Mark(b"a" * 8, 400))
+    changes = {"domain": b"d" * 16, "prefix": marks, "prompt_tokens": 100}
+    told = []
+    for number, entries in enumerate([((marks[0].tag, 64),), ((marks[1].tag, 96),), ((marks[1].tag, 0),), None]):
+        held = None if entries is None else Held(b"d" * 16, entries)
+        peer.seller._stalls["agent"].texts.learn(b"d" * 16, marks, [ChatMessage("user", "x" * 400)])
+        assert peer.handle(CacheChanged("agent", held), START_MS) == []
+        stranger = quoted(peer, space, 100 + number, BOB, **(changes | {"domain": b"e" * 16}))
+        told.append((quoted(peer, space, number, **changes).cached_tokens, stranger.cached_tokens))
+    assert told == [(64, 0), (96, 0), (64, 0), (0, 0)]
+    assert peer.handle(CacheChanged("another", Held(b"d" * 16, ())), START_MS) == []

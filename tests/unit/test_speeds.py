@@ -1,4 +1,4 @@
-"""How long answers take by what there is to compute, as it follows from quotes."""
+"""How long answers take by what there is to compute, as it follows from answers."""
 
 import pytest
 
@@ -7,16 +7,16 @@ from p2pagent.routing.speeds import LEAST_SHARE, Speeds
 MEAN_MS = 200
 
 
-def taught(*quotes: tuple[int, int]) -> Speeds:
+def taught(*answers: tuple[int, int]) -> Speeds:
     speeds = Speeds()
-    for uncached_tokens, ttft_ms in quotes:
-        speeds.quoted(uncached_tokens, ttft_ms, MEAN_MS)
+    for uncached_tokens, ttft_ms in answers:
+        speeds.learn(uncached_tokens, ttft_ms, MEAN_MS)
     return speeds
 
 
-@pytest.mark.parametrize("quotes", [(), ((100, 50),), ((100, 50), (100, 70))])
-def test_as_long_as_prompts_do_not_differ_all_take_what_is_usual(quotes: tuple[tuple[int, int], ...]) -> None:
-    speeds = taught(*quotes)
+@pytest.mark.parametrize("answers", [(), ((100, 50),), ((100, 50), (100, 70))])
+def test_as_long_as_prompts_do_not_differ_all_take_what_is_usual(answers: tuple[tuple[int, int], ...]) -> None:
+    speeds = taught(*answers)
     assert speeds.answer_ms(5_000, MEAN_MS) == MEAN_MS
     assert speeds.prefill_ms(5_000, MEAN_MS) == 0
 
@@ -45,12 +45,17 @@ def test_an_answer_is_never_for_nothing_and_a_prompt_never_less() -> None:
 
 def test_of_agents_without_a_mean_nothing_is_learned() -> None:
     speeds = Speeds()
-    speeds.quoted(10, 10, 0)
-    speeds.quoted(1_000, 1_000, 0)
+    speeds.learn(10, 10, 0)
+    speeds.learn(1_000, 1_000, 0)
     assert speeds.answer_ms(10, MEAN_MS) == MEAN_MS
 
 
-def test_what_was_quoted_long_ago_is_forgotten() -> None:
+def test_one_answer_that_took_for_ever_spoils_little() -> None:
+    speeds = taught((10, 2**31), *((tokens, 30 + tokens // 100) for tokens in (1_000, 3_000, 5_000) * 40))
+    assert speeds.answer_ms(5_000, MEAN_MS) < 2 * MEAN_MS
+
+
+def test_what_was_answered_long_ago_is_forgotten() -> None:
     slow, fast = [(tokens, tokens) for tokens in (1_000, 3_000)], [(tokens, tokens // 10) for tokens in (1_000, 3_000)]
     speeds = taught(*slow * 100, *fast * 300)
     assert speeds.prefill_ms(1_000, MEAN_MS) == pytest.approx(100, rel=0.05)

@@ -8,6 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
 
 from p2pagent import experts
 from p2pagent.engine.embedded import EmbeddedEngine
@@ -158,6 +161,21 @@ async def test_a_prompt_that_one_template_refuses_is_counted_by_the_others(folde
     known.add(folder)
     assert (await known.count_prompt(list(known.known), HELLO)).keys() == {digest_of(SHIPPED)}
     assert await known.count_answer(strict, "abc") == 3
+
+
+async def test_a_text_that_a_tokeniser_has_no_tokens_for_is_not_counted(folder: Path) -> None:
+    words = Tokenizer(WordPiece({"hello": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    (folder / "tokenizer.json").write_text(words.to_str())
+    configured(folder, chat_template="{{ messages[0].content }}")
+    known = Tokenisers()
+    known.add(folder)
+    (digest,) = known.known
+    assert await known.count_answer(digest, "hello hello") == 2
+    assert await known.count_answer(digest, "hello stranger") is None
+    assert await known.count_prompt([digest], HELLO) == {}
+    with pytest.raises(ValueError, match="takes no such text"):
+        Tokeniser(read(folder)).encode_text("stranger")
 
 
 async def test_more_than_are_kept_in_memory_still_count(folder: Path) -> None:

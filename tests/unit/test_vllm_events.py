@@ -21,6 +21,7 @@ from p2pagent.engine.vllm_events import (
     Stored,
     UnfitError,
     arguments,
+    decline,
     framed,
     relay,
 )
@@ -196,8 +197,7 @@ def test_records_pass_through_the_pipe_however_it_cuts_them(sent, cuts):
             received += reader.feed(data[:cut])
         data = data[cut:]
     assert received == sent
-    assert reader.feed(b"") == [Ended()]
-    assert reader.feed(b"") == []
+    assert reader.feed(b"") == [Lost()], "vLLM has ended, and may start again"
 
 
 @pytest.mark.parametrize("data", [b"\xff\xff\xff\xff\x91\x02", b"\0\0\0\1\xc1", b"\0\0\0\0", b"\0\0\0\2\x91\x09"])
@@ -262,6 +262,14 @@ def test_a_relay_to_which_nobody_listens_ends(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(writing)
+
+
+def test_who_declines_says_so_at_both_ends(capsys):
+    reading, writing = os.pipe()
+    decline("--data-parallel-size", writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert RecordReader().feed(pipe.read()) == [Ended()]
+    assert capsys.readouterr().err == "no word of the prefix cache: --data-parallel-size\n"
 
 
 def test_nothing_of_p2pagent_is_imported_there():

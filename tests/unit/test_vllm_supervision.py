@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
+from msgspec import structs
 
-from p2pagent.engine import vllm_launch
+from p2pagent.engine import blocks, vllm_launch
 from p2pagent.engine.base import Delta, GenerateRequest
+from p2pagent.engine.resident import STRANGERS_MAX
 from p2pagent.engine.vllm import VllmEngine
 from p2pagent.engine.vllm_process import Build, EngineLog, command, environment
 from p2pagent.errors import EngineUnavailableError, Exit, LocalError
@@ -21,6 +23,8 @@ from p2pagent.types import ChatMessage, Sampling
 from tests import waiting
 
 HELLO = GenerateRequest((ChatMessage("user", "hello"),), Sampling(max_tokens=8))
+MARKED = structs.replace(HELLO, cache_salt="salt", domain=b"us", prefix=(Mark(b"half", 80), Mark(b"all", 160)))
+NAMES = blocks.chain(range(160), 16, "salt")
 
 STAND_IN = """
 import json, os, signal, subprocess, sys, time
@@ -43,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
         choice = {"delta": {"content": "Hello"}, "finish_reason": "stop", "token_ids": [1]}
-        self.answer(200, {"choices": [choice]}, "data: ")
+        self.answer(200, {"choices": [choice], "prompt_token_ids": list(range(160))}, "data: ")
 
     def answer(self, status, body, prefix=""):
         content = (prefix + json.dumps(body) + "\\n\\n").encode()
@@ -72,12 +76,11 @@ import os, threading
 import msgspec
 
 SUB = 2
-NAMES = [bytes([block]) * 32 for block in range(3)]
 
 class Context:
     def socket(self, kind):
         assert kind == SUB
-        self.batches = [NAMES[:2], NAMES[2:]]
+        self.batches = [NAMES[:2], NAMES[2:]] if NAMES else []
         return self
 
     def set_hwm(self, most):
@@ -121,6 +124,11 @@ def engine(model: Path, tmp_path: Path) -> VllmEngine:
     return VllmEngine(str(model), python=Path(sys.executable), log_folder=tmp_path / "logs")
 
 
+def publishing(model: Path, names: Sequence[bytes]) -> None:
+    """Let vLLM's interpreter have a ZeroMQ by which blocks of these names are stored."""
+    (model.parents[1] / "site" / "zmq.py").write_text(f"NAMES = {list(names)!r}\n{ZMQ}")
+
+
 async def until(condition: Callable[[], bool]) -> None:
     await waiting.until(condition, limit_s=20)
 
@@ -150,39 +158,62 @@ async def test_serves_under_the_models_name_without_its_folder(engine: VllmEngin
 
 
 async def test_what_becomes_of_its_cache_is_heard_through_the_launcher(
-    engine: VllmEngine, model: Path, tmp_path: Path, nursery: trio.Nursery
+    engine: VllmEngine, model: Path, nursery: trio.Nursery
 ) -> None:
-    (tmp_path / "site" / "zmq.py").write_text(ZMQ)
-    resident = engine._resident
-    resident.capacity_tokens = 48
-    names = b"".join(bytes([block]) * 8 for block in range(3))
-    marks = [Mark(b"all", 48)]
+    publishing(model, NAMES[:3])
+    known: dict[bytes, int] = {}
+
+    async def hear() -> None:
+        for held in await engine.cache_changes():
+            assert held is not None
+            assert held.domain == b"us"
+            known.update(held.entries)
+
     await nursery.start(engine.run)
-
-    def is_held() -> bool:
-        resident.on_prompt(b"us", marks, names, 48)
-        return resident.held_tokens(b"us", marks) == 48
-
-    await until(is_held)
+    await until(lambda: bool(engine._resident.block_tokens))
+    await engine.generate(MARKED, lambda _: None)
+    with trio.fail_after(20):
+        while known != {b"half": 48, b"all": 48}:
+            await hear()
+    assert engine._resident.is_verified
     words = json.loads((model / "arguments").read_text())
     assert words.count("--kv-events-config") == 1
     os.kill(int((model / "pid").read_text()), signal.SIGKILL)
-    await until(lambda: resident.held_tokens(b"us", marks) == 0)
-    await until(lambda: resident.held_tokens(b"us", marks) == 48)
+    with trio.fail_after(20):
+        for tokens in (0, 48):
+            while known != {b"half": tokens, b"all": tokens}:
+                await hear()
 
 
-@pytest.mark.parametrize("has_zmq", [True, False])
-async def test_an_engine_whose_cache_cannot_be_heard_serves_all_the_same(
-    model: Path, tmp_path: Path, nursery: trio.Nursery, has_zmq: bool
+@pytest.mark.parametrize("names", [(), tuple(bytes([block]) * 32 for block in range(3))])
+async def test_a_cache_that_says_nothing_or_names_blocks_otherwise_is_given_up(
+    engine: VllmEngine, model: Path, nursery: trio.Nursery, names: tuple[bytes, ...]
 ) -> None:
-    if has_zmq:
-        (tmp_path / "site" / "zmq.py").write_text(ZMQ)
-    args = ("--kv_events_config", "{}") if has_zmq else ()
+    publishing(model, names)
+    await nursery.start(engine.run)
+    await until(lambda: bool(engine._resident.block_tokens) == bool(names))
+    for _ in range(STRANGERS_MAX):
+        await engine.generate(MARKED, lambda _: None)
+    assert await engine.cache_changes() == (None,)
+
+
+OWNERS = (("--kv_events_config", "{}"), ("-dp", "2"), ("--data-parallel-size=2",))
+"""Of vLLM's arguments those with which it cannot be heard."""
+
+
+@pytest.mark.parametrize("args", [(), *OWNERS])
+async def test_an_engine_whose_cache_cannot_be_heard_serves_all_the_same(
+    model: Path, tmp_path: Path, nursery: trio.Nursery, args: tuple[str, ...]
+) -> None:
+    if args:
+        publishing(model, NAMES)
     engine = VllmEngine(str(model), python=Path(sys.executable), log_folder=tmp_path / "logs", args=args)
     await nursery.start(engine.run)
     assert await ask(engine) == "Hello"
-    await until(lambda: engine._resident.is_verified is False)
-    assert ("--kv-events-config" in json.loads((model / "arguments").read_text())) != has_zmq
+    with trio.fail_after(20):
+        assert await engine.cache_changes() == (None,)
+    assert ("--kv-events-config" in json.loads((model / "arguments").read_text())) != bool(args)
+    await until(lambda: "no word of the prefix cache" in (tmp_path / "logs" / "vllm.log").read_text())
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])

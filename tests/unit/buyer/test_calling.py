@@ -9,13 +9,13 @@ import pytest
 from p2pagent.peer.calling import LATE_MS
 from p2pagent.peer.effects import Effect, Generate, Post, Send, SetTimer
 from p2pagent.peer.events import Ask, CancelAsk, Generated, GenerationEnded, PeerDown, ProvidersFound, Unsent
-from p2pagent.peer.messages import Award, Call, Chunk, Final, RateCard, Refuse, Release, SignedQuote
+from p2pagent.peer.messages import Award, Call, Chunk, Fail, Final, RateCard, Refuse, Release, SignedQuote
 from p2pagent.peer.terms import QUOTES_MS
 from p2pagent.peer.updates import Answered, Unanswered
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef, Usage
-from tests.marketplace import EXPERTS, SUBJECT, Market, local_job
+from tests.marketplace import EXPERTS, SUBJECT, Market, answer, local_job
 from tests.scenario import START_MS, make_advert, make_ask
 from tests.strangers import ALICE, BOB, CAROL, ME, make_delta, make_final, make_quote, sent
 
@@ -87,6 +87,26 @@ def test_no_quote_for_a_batch_is_hurried(market: Market) -> None:
     market.handle(msgspec.structs.replace(make_ask("q", SUBJECT), batch="b"))
     market.quote(ALICE)
     assert quotes_awaited_until(market) == []
+
+
+def test_who_holds_the_prompt_and_has_a_slot_free_is_awarded_before_the_others_have_quoted(market: Market) -> None:
+    market.ask()
+    market.quote(ALICE, cached_tokens=16)
+    assert (market.awarded, market.released) == ([ALICE], [])
+    market.quote(CAROL)
+    market.quote(BOB)
+    assert (market.awarded, market.released) == ([], [CAROL]), "the better one of those that come late stands by"
+    market.get(ALICE, Fail(market.calls[ALICE].conversation, "engine"))
+    assert market.awarded == [BOB]
+    answer(market, BOB)
+    assert isinstance(market.told[-1], Answered)
+
+
+def test_where_who_held_the_prompt_fails_before_the_others_have_quoted_they_are_asked_again(market: Market) -> None:
+    market.ask()
+    market.quote(ALICE, cached_tokens=16)
+    effects = market.get(ALICE, Fail(market.calls[ALICE].conversation, "engine"))
+    assert {type(m) for m in sent(effects, BOB)} == {Release, Call}
 
 
 def test_the_timer_of_a_round_that_is_over_does_nothing(market: Market) -> None:

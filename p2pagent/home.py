@@ -91,6 +91,24 @@ def no_daemon(home: Path) -> LocalError:
     return LocalError(f"no daemon is running for {home}", "start it with `p2pagent up`", Exit.NO_DAEMON)
 
 
+def private_file(path: Path, content: bytes) -> Path:
+    """A new file beside `path`, which is to take its place, and which nobody else can read.
+
+    Raises:
+        OSError: it cannot be written; then there is none.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    except OSError:
+        temporary.unlink()
+        raise
+    return temporary
+
+
 def _secret(path: Path) -> bytes:
     try:
         if not path.exists():
@@ -108,11 +126,7 @@ def _secret(path: Path) -> bytes:
 
 
 def _create(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(_SECRET_BYTES))
+    temporary = private_file(path, secrets.token_hex(_SECRET_BYTES).encode())
     try:
         # A link, unlike a rename, fails where another process was first: then its secret holds.
         with suppress(FileExistsError):

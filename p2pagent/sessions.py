@@ -4,15 +4,14 @@ They are kept because the owner named them, and as long as the owner does not fo
 leaves no text behind.
 """
 
-import os
 import re
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from p2pagent.errors import Exit, LocalError
+from p2pagent.home import private_file
 from p2pagent.types import ChatMessage
 
 FOLDER = "sessions"
@@ -70,15 +69,14 @@ class Sessions:
             LocalError: it cannot be written; what was kept before is still there.
         """
         path = self._path(name)
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(turns))
-            temporary.replace(path)
+            temporary = private_file(path, msgspec.json.encode(turns))
+            try:
+                temporary.replace(path)
+            except OSError:
+                temporary.unlink()
+                raise
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise LocalError(f"cannot write {path}: {error.strerror}", "mend its permissions", Exit.STORE) from error
 
     def forget(self, name: str) -> bool:

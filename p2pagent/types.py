@@ -20,6 +20,11 @@ class AgentRef(Struct, frozen=True, array_like=True, order=True):
     peer: PeerId
     name: str
 
+    @property
+    def short(self) -> str:
+        """As people are shown it: its name, and the end of its peer's id."""
+        return f"{self.name}@…{self.peer[-8:]}"
+
 
 class ChatMessage(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One turn of a conversation, in the roles of the OpenAI chat format."""

@@ -20,13 +20,18 @@ from p2pagent.home import default
 _COLUMNS = 100
 
 
+def tell(error: LocalError) -> None:
+    """Say what is wrong, and the way out."""
+    note(f"p2pagent: {error.cause}")
+    note(f"hint: {error.hint}")
+
+
 class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except LocalError as error:
-            note(f"p2pagent: {error.cause}")
-            note(f"hint: {error.hint}")
+            tell(error)
             raise typer.Exit(error.exit_code) from None
 
 
@@ -79,6 +84,12 @@ AgentOption = Annotated[
         "--agent",
         metavar="NAME@PEER",
         help="Ask this agent and nobody else; of the peer's id as much of its beginning or end as is enough.",
+    ),
+]
+SessionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--session", metavar="NAME", help="Go on with the conversation of this name, and keep what is said in it."
     ),
 ]
 PriceOption = Annotated[int | None, _money("--max-price", "The most one answer may cost.")]

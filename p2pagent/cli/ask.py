@@ -18,6 +18,7 @@ from p2pagent.cli.app import (
     JsonOption,
     PriceOption,
     PrivacyOption,
+    SessionOption,
     ValueOption,
     app,
     examples,
@@ -79,12 +80,7 @@ def ask(
     raw: Annotated[
         bool, typer.Option("--raw", help="Print each piece at once, and fail if the agent goes away after the first.")
     ] = False,
-    session: Annotated[
-        str | None,
-        typer.Option(
-            "--session", metavar="NAME", help="Go on with the conversation of this name, and keep what is said in it."
-        ),
-    ] = None,
+    session: SessionOption = None,
     explain: Annotated[
         bool,
         typer.Option(

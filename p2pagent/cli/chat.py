@@ -16,10 +16,12 @@ from p2pagent.cli.app import (
     JsonOption,
     PriceOption,
     PrivacyOption,
+    SessionOption,
     ValueOption,
     app,
     examples,
     home_of,
+    tell,
 )
 from p2pagent.cli.ask import named, show
 from p2pagent.cli.output import emit_json, note
@@ -38,12 +40,7 @@ app.add_typer(session, name="session")
 @app.command(epilog=examples("p2pagent chat", "p2pagent chat --session trip"))
 def chat(
     *,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--session", metavar="NAME", help="Go on with the conversation of this name, and keep what is said."
-        ),
-    ] = None,
+    name: SessionOption = None,
     agent: AgentOption = None,
     value: ValueOption = None,
     delay_cost: DelayOption = None,
@@ -67,8 +64,7 @@ def chat(
             except LocalError as error:
                 if error.exit_code not in {Exit.NO_ANSWER, Exit.PARTIAL, Exit.EMPTY_QUESTION}:
                     raise
-                note(f"p2pagent: {error.cause}")
-                note(f"hint: {error.hint}")
+                tell(error)
                 continue
             said = (*said, ChatMessage("user", line), ChatMessage("assistant", answer.text))
             if name is not None:

@@ -79,11 +79,9 @@ class _Bench:
         usage = (await self._engine.generate(request, emit)).usage
         end_s = trio.current_time()
         first_s = first_s or end_s
-        further = usage.output_tokens - 1
-        tpot_us = round(1e6 * (end_s - first_s) / further) if further > 0 else 0
         uncached = usage.prompt_tokens - usage.cached_tokens
         task = Task(usage.prompt_tokens, usage.cached_tokens, ANSWER_TOKENS, beside, beside * uncached)
-        outcome = Outcome(round(1e6 * (first_s - start_s)), tpot_us, usage.output_tokens, usage.cached_tokens)
+        outcome = Outcome.timed(round(1e6 * (first_s - start_s)), round(1e6 * (end_s - first_s)), usage)
         self.samples.append(Sample(task, outcome))
 
 

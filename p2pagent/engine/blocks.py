@@ -15,8 +15,7 @@ from hashlib import sha256
 
 import cbor2
 
-NAME_BYTES = 8
-"""What vLLM tells of a hash in its events: the last 64 bits. A false match costs no more than a wrong estimate."""
+from p2pagent.engine.vllm_events import NAME_BYTES
 
 
 def _hash(value: object) -> bytes:

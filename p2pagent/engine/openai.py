@@ -1,7 +1,7 @@
 """An engine behind any endpoint that speaks OpenAI's chat completions: a hosted API, Ollama, llama.cpp, vLLM."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -201,12 +201,25 @@ class OpenAIEngine:
         content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content else {}
         try:
-            async with self._client.stream(method, url, content=content, headers=headers) as response:
+            request = self._client.build_request(method, url, content=content, headers=headers)
+            async with aclosing(await _send(self._client, request)) as response:
                 if response.status_code != HTTPStatus.OK:
                     raise refusal(response.status_code, await _bounded_body(response))
                 yield response
         except (httpx.HTTPError, httpx.InvalidURL, MalformedStreamError) as error:
             raise EngineUnavailableError(f"{type(error).__name__}: {error}"[:MESSAGE_LIMIT]) from error
+
+
+async def _send(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """Send it until the head of the response is there; once more if the connection goes before.
+
+    An endpoint closes connections that rest, vLLM after five seconds (`VLLM_HTTP_TIMEOUT_KEEP_ALIVE`), and may do so
+    just as a request goes out on one (RFC 9112, section 9.3.1).
+    """
+    try:
+        return await client.send(request, stream=True)
+    except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+        return await client.send(request, stream=True)
 
 
 async def _bounded_body(response: httpx.Response) -> bytes:

@@ -103,12 +103,16 @@ def turns(messages: tuple[ChatMessage, ...]) -> list[dict[str, str]]:
 
 def estimate_tokens(messages: tuple[ChatMessage, ...]) -> int:
     """Guess the tokens of a prompt, rather too many than too few for ordinary English."""
-    return sum(len(message.content.encode()) // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE for message in messages)
+    return _tokens(messages, _BYTES_PER_TOKEN)
 
 
 def most_tokens(messages: tuple[ChatMessage, ...]) -> int:
     """More tokens than a prompt has by nearly all tokenisers but those that know no more than bytes."""
-    return sum(len(message.content.encode()) // _BYTES_PER_TOKEN_MIN + _TOKENS_PER_MESSAGE for message in messages)
+    return _tokens(messages, _BYTES_PER_TOKEN_MIN)
+
+
+def _tokens(messages: tuple[ChatMessage, ...], bytes_per_token: int) -> int:
+    return sum(len(message.content.encode()) // bytes_per_token + _TOKENS_PER_MESSAGE for message in messages)
 
 
 class AnswerReader:

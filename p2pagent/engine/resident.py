@@ -21,8 +21,8 @@ from itertools import islice
 
 from msgspec import Struct
 
-from p2pagent.engine.blocks import NAME_BYTES, reusable_tokens
-from p2pagent.engine.vllm_events import Cleared, Ended, Lost, Record, Removed, Stored
+from p2pagent.engine.blocks import reusable_tokens
+from p2pagent.engine.vllm_events import NAME_BYTES, Cleared, Ended, Lost, Record, Removed, Stored
 from p2pagent.routing.marks import Prefix
 from p2pagent.routing.residency import Held
 

@@ -18,6 +18,8 @@ from typing import Annotated
 from msgspec import Meta, MsgspecError, Struct, msgpack
 
 NAME_BYTES = 8
+"""What vLLM tells of a block's hash: the last 64 bits. A false match costs no more than a wrong estimate."""
+
 RECORD_BYTES_MAX = 1 << 20
 LENGTH_BYTES = 4
 QUEUED_MAX = 1000

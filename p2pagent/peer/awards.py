@@ -76,7 +76,7 @@ class Awards:
         """What tells the seller that it has won, and the timer that looks after it."""
         assert conversation.quote is not None
         query.state, conversation.state, conversation.awarded_ms = "awarded", "awarded", now_ms
-        self._scout.on_awarded(query, conversation)
+        self._scout.on_awarded(query, conversation, now_ms)
         quote = conversation.quote
         first_ms = now_ms + min(quote.wait_ms + quote.ttft_high_ms, PREDICTED_MS_MAX)
         return make_award(query.ask, conversation.ident), self._look_after(conversation, 0, first_ms)

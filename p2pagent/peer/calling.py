@@ -9,10 +9,10 @@ from p2pagent.peer.contests import CONTESTS_MAX, contest, granted, is_contested
 from p2pagent.peer.effects import Effect, Send, SetTimer
 from p2pagent.peer.events import Cleared, Timer
 from p2pagent.peer.hub_messages import Claim
-from p2pagent.peer.messages import Release
+from p2pagent.peer.messages import Call, Release
 from p2pagent.peer.pinned import obstacle
 from p2pagent.peer.query import Conversation, Query
-from p2pagent.peer.scout import HELD_SHARE, Scout
+from p2pagent.peer.scout import Scout, is_much
 from p2pagent.peer.sheets import Sheets
 from p2pagent.peer.table import Table
 from p2pagent.peer.terms import QUOTES_MS, make_call
@@ -66,10 +66,7 @@ class Calling:
         """Ask these for quotes, and wait for them until then."""
         effects: list[Effect] = []
         for option, deadline_ms in chosen:
-            ident = self._rng.randbytes(16)
-            space = self._scout.spoken(option.agent.peer)
-            told = self._marker.tell(query.links, option.agent.peer)
-            call = make_call(query.ask, query.embedding, space, option.advert, ident, deadline_ms, told)
+            call = self._call(query, option, self._rng.randbytes(16), deadline_ms)
             self._table.open(query, Conversation(call, query.ask.query, option))
             effects.append(Send(option.agent.peer, call))
         return [*effects, SetTimer(until_ms, Timer("quotes", query.ask.query.encode(), query.round))]
@@ -123,9 +120,7 @@ class Calling:
             return self._gather(now_ms)
         held = self._sheets.get(cleared.sheet)
         assert held is not None  # the grant was read from it
-        space = self._scout.spoken(option.agent.peer)
-        told = self._marker.tell(query.links, option.agent.peer)
-        call = make_call(query.ask, query.embedding, space, option.advert, cleared.conversation, WAIT_MS_MAX, told)
+        call = self._call(query, option, cleared.conversation, WAIT_MS_MAX)
         conversation = granted(query, option, call, cleared, held.view.book.book.epoch, self._me)
         query.runner_up = query.best_quoted()
         effects = [e for c in query.quoted() if c is not query.runner_up for e in self._table.let_go(c)]
@@ -134,6 +129,12 @@ class Calling:
         return [*effects, Send(option.agent.peer, Claim(cleared.sheet, call, award)), timer]
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _call(self, query: Query, option: Option, ident: bytes, deadline_ms: int) -> Call:
+        """What this agent is told of a query, in the words that its peer knows."""
+        space = self._scout.spoken(option.agent.peer)
+        told = self._marker.tell(query.links, option.agent.peer)
+        return make_call(query.ask, query.embedding, space, option.advert, ident, deadline_ms, told)
 
     def _decide(self, query: Query, now_ms: int) -> list[Effect]:
         """Clear by the quotes that are there; start another round without one that is worth taking up.
@@ -146,7 +147,7 @@ class Calling:
         best = query.best_quoted()
         holds = any(self._scout.is_holder(conversation.option, query.ask) for conversation in query.quoted())
         if best is not None and holds and query.round < ROUNDS_MAX:
-            look = query.ask.policy.delay_microcredits_per_s * (now_ms - query.called_ms) // 1000
+            look = query.ask.policy.delay_microcredits(now_ms - query.called_ms)
             further = self._scout.to_call_besides(
                 query, best.worth(query.ask) + look, self._table.bound(now_ms), now_ms
             )
@@ -172,7 +173,7 @@ class Calling:
         strangers = [c for c in query.quoted() if c.option.agent.peer != self._me]
         if strangers != [quoted] or query.ask.batch:
             return []
-        worth_waiting = quoted.worth(query.ask) + query.ask.policy.delay_microcredits_per_s * QUOTES_MS // 1000
+        worth_waiting = quoted.worth(query.ask) + query.ask.policy.delay_microcredits(QUOTES_MS)
         missing = [c.option for c in query.conversations if c.state == "called"]
         if any(o.prospect is not None and utility(o, o.prospect, query.ask) > worth_waiting for o in missing):
             return []
@@ -180,15 +181,23 @@ class Calling:
         return [SetTimer(at_ms, Timer("quotes", query.ask.query.encode(), query.round))]
 
     def _is_plain(self, query: Query, quoted: Conversation) -> bool:
-        """Whether the best quote is a free slot of who holds much of the prompt, and nobody is believed better."""
-        quote, tokens = quoted.quote, query.ask.tokens_by(quoted.option.advert.tokeniser)
-        if quote is None or not quote.free_slots or quote.cached_tokens <= HELD_SHARE * tokens:
+        """Whether the best quote is a free slot of who holds much of the prompt, and nobody is believed better.
+
+        Nor to hold more: what is believed of waits is old, and who holds more is soon heard.
+        """
+        quote = quoted.quote
+        if quote is None or not quote.free_slots or not is_much(quote.cached_tokens, quoted.option, query.ask):
             return False
         if query.ask.batch or quoted.option.agent.peer == self._me or quoted is not query.best_quoted():
             return False
         missing = [c.option for c in query.conversations if c.state == "called"]
         worth = quoted.worth(query.ask)
-        return all(o.prospect is not None and utility(o, o.prospect, query.ask) <= worth for o in missing)
+        return all(
+            o.prospect is not None
+            and o.habit.cached_tokens <= quote.cached_tokens
+            and utility(o, o.prospect, query.ask) <= worth
+            for o in missing
+        )
 
     def _worth_another_round(self, query: Query, now_ms: int) -> bool:
         """Whether nobody has quoted; or none of the strangers called, and others are believed to beat the own agent."""

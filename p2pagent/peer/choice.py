@@ -89,7 +89,7 @@ def options(
     for (peer, advert), (expected, valued), habit in zip(adverts, scores, habits, strict=True):
         rated = valued if peer != me else expected
         cost = expected_cost(advert, ask, habit.cached_tokens, habit.output_tokens)
-        delay = ask.policy.delay_microcredits_per_s * STRANGER_MS // 1000 if peer != me else 0
+        delay = ask.policy.delay_microcredits(STRANGER_MS) if peer != me else 0
         worth = int(ask.policy.value_microcredits * rated.cautious(caution)) - cost - delay
         agent, trial = AgentRef(peer, advert.name), rated != expected
         found.append(Option(agent, advert, expected, cost, worth, habit, trial=trial))
@@ -104,7 +104,7 @@ def expected_cost(advert: AgentAdvert, ask: Ask, cached_tokens: int, output_toke
 
 def utility(option: Option, prospect: Prospect, ask: Ask) -> Microcredits:
     """The worth of an agent as long as it has not quoted, less its believed times, price and toll."""
-    waited = ask.policy.delay_microcredits_per_s * (prospect.wait_ms + prospect.answer_ms + prospect.later_ms) // 1000
+    waited = ask.policy.delay_microcredits(prospect.wait_ms + prospect.answer_ms + prospect.later_ms)
     return option.worth_microcredits - waited - prospect.slot_price - toll(prospect, prospect.slot_price, ask)
 
 
@@ -115,7 +115,7 @@ def toll(prospect: Prospect, slot_price: Microcredits, ask: Ask) -> Microcredits
     it would be large a hub clears, and makes a price of it.
     """
     heeded_ms = int(game.heeded(prospect.toll_ms, prospect.wait_ms + prospect.answer_ms))
-    return max(0, ask.policy.delay_microcredits_per_s * heeded_ms // 1000 - slot_price)
+    return max(0, ask.policy.delay_microcredits(heeded_ms) - slot_price)
 
 
 def patience_ms(option: Option, floor: Microcredits, ask: Ask) -> int:
@@ -141,14 +141,14 @@ def gains(ranked: list[Option], waiting: Option, quote: Quote, local: Microcredi
     """
     there = answer_cost(waiting, quote, ask)
     otherwise = max(0, local, worth_at(waiting, quote, ask) - there)
+    held_up_ms = waiting.prospect.held_up_ms if waiting.prospect else 0
     found = []
     for option in ranked:
         most = price_cap(option.advert.rates, ask.tokens_called(option.advert), ask.sampling.max_tokens, 0)
         room = ask.policy.price_max_microcredits - most
         answer = there
         if option.agent != waiting.agent and option.prospect is not None:
-            more_ms = option.prospect.held_up_ms - (waiting.prospect.held_up_ms if waiting.prospect else 0)
-            answer = ask.policy.delay_microcredits_per_s * (option.prospect.answer_ms + more_ms) // 1000
+            answer = ask.policy.delay_microcredits(option.prospect.answer_ms + option.prospect.held_up_ms - held_up_ms)
         gain = min(option.worth_microcredits - answer - otherwise, room, WEIGHT_MAX - 1)
         if option.agent.peer != me and gain > 0:
             found.append((option.agent, gain))
@@ -158,13 +158,13 @@ def gains(ranked: list[Option], waiting: Option, quote: Quote, local: Microcredi
 def delay_cost(option: Option, quote: Quote, ask: Ask) -> Microcredits:
     """What it costs the user to wait for one answer as long as `quote` says, and its agent's habit."""
     wait_ms = max(0, quote.ttft_ms + option.habit.late_ms) + quote.tpot_us * option.habit.output_tokens // 1000
-    return ask.policy.delay_microcredits_per_s * wait_ms // 1000
+    return ask.policy.delay_microcredits(wait_ms)
 
 
 def answer_cost(option: Option, quote: Quote, ask: Ask) -> Microcredits:
     """What it costs the user to wait for one answer more there."""
     answer_ms = quote.tpot_us * option.habit.output_tokens // 1000 + quote.ttft_ms - quote.wait_ms
-    return ask.policy.delay_microcredits_per_s * answer_ms // 1000
+    return ask.policy.delay_microcredits(answer_ms)
 
 
 def clear(worths: list[dict[_P, Microcredits]], free: dict[_P, int]) -> list[_P | None]:

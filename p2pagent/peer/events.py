@@ -30,6 +30,10 @@ class Policy(Struct, frozen=True):
     only: AgentRef | None = None
     """The one agent to ask, whatever it is worth; None where anybody may answer."""
 
+    def delay_microcredits(self, wait_ms: int) -> Microcredits:
+        """What it costs to wait for so long."""
+        return self.delay_microcredits_per_s * wait_ms // 1000
+
 
 Outcome = Literal["new", "known", "missing", "unfounded"]
 """Of booking a refund: it is booked now, it was before, or it fits no receipt that the ledger holds."""

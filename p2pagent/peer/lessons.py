@@ -6,6 +6,7 @@ without paying for answers.
 
 from msgspec import Struct
 
+from p2pagent.peer.directory import bound
 from p2pagent.routing.qos import Forecast, Outcome, Task
 from p2pagent.routing.qos_frozen import Frozen
 
@@ -35,8 +36,7 @@ class Lessons:
     def on_delivered(self, receipt: bytes, lesson: Lesson) -> None:
         """An answer has left; the id of its receipt is `receipt`."""
         self._unsigned[receipt] = lesson
-        if len(self._unsigned) > UNSIGNED_MAX:
-            del self._unsigned[next(iter(self._unsigned))]
+        bound(self._unsigned, UNSIGNED_MAX)
 
     def on_signed(self, receipt: bytes, now_ms: int) -> None:
         """The buyer has signed."""

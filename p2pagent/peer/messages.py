@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from p2pagent.routing.marks import DOMAIN_BYTES, MARKS_MAX, TAG_BYTES
+from p2pagent.types import ChatMessage
 
 ARRAY_LENGTH_MAX = 1024
 TOKENS_MAX = 1 << 24
@@ -170,6 +171,11 @@ class Award(Message, frozen=True, tag="award"):
     turns: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=TURNS_MAX)]
     temperature_milli: Annotated[int, Meta(ge=0, le=2_000)]
     seed: Annotated[int, Meta(ge=0, le=SEED_MAX)]
+
+    @property
+    def prompt(self) -> tuple[ChatMessage, ...]:
+        """As engines take it."""
+        return tuple(ChatMessage(turn.role, turn.content) for turn in self.turns)
 
 
 class Release(Message, frozen=True, tag="release"):

@@ -41,7 +41,7 @@ def obstacle(query: Query, scout: Scout, now_ms: int) -> str:
     """Why the agent that a query is for cannot be asked, or not again."""
     agent = query.ask.policy.only
     assert agent is not None
-    return f"{agent.name}@…{agent.peer[-8:]} {_obstacle(agent, query, scout, now_ms)}, and nobody else was to be asked"
+    return f"{agent.short} {_obstacle(agent, query, scout, now_ms)}, and nobody else was to be asked"
 
 
 def _obstacle(agent: AgentRef, query: Query, scout: Scout, now_ms: int) -> str:
@@ -71,6 +71,6 @@ def _obstacle(agent: AgentRef, query: Query, scout: Scout, now_ms: int) -> str:
 
 
 def _listed(agents: list[AgentRef]) -> str:
-    named = [f"{agent.name}@…{agent.peer[-8:]}" for agent in agents[:LISTED_MAX]]
+    named = [agent.short for agent in agents[:LISTED_MAX]]
     more = len(agents) - LISTED_MAX
     return f"{', '.join(named)} and {more} more" if more > 0 else " or ".join(named)

@@ -35,7 +35,7 @@ from p2pagent.routing.qos_frozen import Frozen
 from p2pagent.routing.qos_lengths import EXPECTED
 from p2pagent.routing.qos_physical import Physical
 from p2pagent.routing.residency import Held, Shelf
-from p2pagent.types import AgentRef, ChatMessage, Microcredits, PeerId, Sampling, Usage
+from p2pagent.types import AgentRef, Microcredits, PeerId, Sampling, Usage
 
 SALES_PER_BUYER_MAX = 32
 """Two for each question of a full batch: what it waits for, and what a hub has granted it meanwhile."""
@@ -193,8 +193,7 @@ class Seller:
             fault = Blame(buyer, "prompt differs from its embedding")
             return [fault, *self._void(award.conversation, "embedding", now_ms)]
         stall = self._stalls[sale.call.agent]
-        turns = [ChatMessage(turn.role, turn.content) for turn in award.turns]
-        if not stall.texts.learn(sale.domain, sale.call.prefix, turns):
+        if not stall.texts.learn(sale.domain, sale.call.prefix, award.prompt):
             fault = Blame(buyer, "marks of another prompt")
             return [fault, *self._void(award.conversation, "marks", now_ms)]
         sale.award = award
@@ -378,10 +377,10 @@ class Seller:
         self._jobs[sale.job] = conversation
         own, domain = sale.buyer == self._keys.peer, sale.domain
         sale.held_tokens = stall.shelf.held_tokens(domain, sale.call.prefix, sale.call.prompt_tokens)
-        turns = tuple(ChatMessage(t.role, t.content) for t in sale.award.turns)
+        prompt = sale.award.prompt
         sampling = Sampling(sale.call.max_tokens, sale.award.temperature_milli, sale.award.seed)
         salt = sha256(b"p2pagent/salt/2 " + self._keys.peer.encode() + domain).hexdigest()
-        return Generate(sale.job, sale.call.agent, turns, sampling, salt, 0 if own else 1, domain, sale.call.prefix)
+        return Generate(sale.job, sale.call.agent, prompt, sampling, salt, 0 if own else 1, domain, sale.call.prefix)
 
     def _next(self, stall: Stall, now_ms: int) -> list[Effect]:
         """Start what waits while slots are free."""

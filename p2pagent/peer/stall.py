@@ -57,9 +57,7 @@ class Sale(Struct):
     def outcome(self, usage: Usage, now_ms: int) -> Outcome:
         """What came of it, ended now."""
         first_ms = self.first_ms or now_ms
-        further = usage.output_tokens - 1
-        tpot_us = 1_000 * (now_ms - first_ms) // further if further > 0 else 0
-        return Outcome(1_000 * (first_ms - self.started_ms), tpot_us, usage.output_tokens, usage.cached_tokens)
+        return Outcome.timed(1_000 * (first_ms - self.started_ms), 1_000 * (now_ms - first_ms), usage)
 
 
 class OwnLoad(Struct, frozen=True):

@@ -135,7 +135,7 @@ def _worth(option: Option, conversation: Conversation | None, ask: Ask) -> Micro
 
 
 def _named(agent: AgentRef, me: PeerId) -> str:
-    return "your own agent" if agent.peer == me else f"{agent.name}@…{agent.peer[-8:]}"
+    return "your own agent" if agent.peer == me else agent.short
 
 
 def _credits(microcredits: Microcredits) -> str:

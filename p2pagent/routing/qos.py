@@ -9,6 +9,8 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from p2pagent.types import Usage
+
 WAIT_MS_MAX = 120_000
 """No more is ever predicted or learned: what takes longer is as good as gone, and one odd measurement is to spoil
 nothing."""
@@ -48,6 +50,12 @@ class Outcome(Struct, frozen=True):
     tpot_us: int
     output_tokens: int
     cached_tokens: int
+
+    @classmethod
+    def timed(cls, ttft_us: int, rest_us: int, usage: Usage) -> "Outcome":
+        """Of an answer whose first token took `ttft_us` and all others together `rest_us`."""
+        further = usage.output_tokens - 1
+        return cls(ttft_us, rest_us // further if further > 0 else 0, usage.output_tokens, usage.cached_tokens)
 
     @property
     def has_tpot(self) -> bool:

@@ -142,13 +142,14 @@ class Shelf:
         before, names = 0, []
         for mark in marks:
             name = (domain, mark.tag)
-            end_tokens = mark.end_bytes * usage.prompt_tokens // bytes_in_all
             known = self._entries.get(name)
             if known is not None:
                 self._returns.learn(now_ms - known.used_ms, used=True)
-                end_tokens = known.end_tokens
-            added = known.added_tokens if known is not None else max(0, end_tokens - before)
-            self._held_tokens += 0 if known is not None else added
+                end_tokens, added = known.end_tokens, known.added_tokens
+            else:
+                end_tokens = mark.end_bytes * usage.prompt_tokens // bytes_in_all
+                added = max(0, end_tokens - before)
+                self._held_tokens += added
             self._entries[name] = Entry(end_tokens, added, now_ms)
             before = end_tokens
             names.append(name)

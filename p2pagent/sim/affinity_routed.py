@@ -7,7 +7,6 @@ owners as they happen, wherever they are.
 
 import heapq
 from collections.abc import Callable, Sequence
-from random import Random
 
 from p2pagent.market.receipts import metered
 from p2pagent.peer.effects import Generate
@@ -31,8 +30,8 @@ class Routed:
         site: Site,
         crowd: Crowd,
         turns: Sequence[Turn],
+        router: Router,
         seed: int,
-        make: Callable[[Site, Random], Router],
         ways: int = WAYS,
     ) -> None:
         self._site = site
@@ -41,7 +40,7 @@ class Routed:
         self._turns = turns
         self._topics = topics(crowd)
         self._after = {(turn.conversation, turn.number - 1): turn for turn in turns}
-        self._router = make(site, Random(f"router {seed}"))
+        self._router = router
         self._access_ms = access_ms(seed, site.nodes + crowd.owners)
         model = site.engine(crowd.each.output_tokens)
         self._engines: list[Engine] = [model.open() for _ in range(site.nodes)]

@@ -9,7 +9,7 @@ before an answer, and one after it: that of the shipped experts.
 """
 
 from bisect import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from random import Random
 from string import ascii_lowercase
@@ -43,7 +43,7 @@ class Shape(Struct, frozen=True):
         pace: exponent of Zipf's law over the conversations' mean pauses; 0: all alike.
     """
 
-    documents: int = 8
+    documents: int = 12
     popularity: float = 1.2
     gathering: float = 0.6
     conversations: int = 40
@@ -55,6 +55,13 @@ class Shape(Struct, frozen=True):
     turn_tokens: int = 130
     output_tokens: int = 16
     pace: float = 0.8
+
+
+class Topic(NamedTuple):
+    """Whose a conversation is, and on which document of all."""
+
+    owner: int
+    document: int
 
 
 class Turn(NamedTuple):
@@ -78,29 +85,40 @@ class Turn(NamedTuple):
 
 def draw(shape: Shape, block_tokens: int, rng: Random) -> tuple[Turn, ...]:
     """All turns, those of one conversation in a row."""
-    times = [rng.random() for _ in range(shape.documents)]
-    paces = [float((rank + 1) ** shape.pace) for rank in range(shape.conversations)]
+    planned = [
+        Topic(conversation % shape.domains, document_of(shape, conversation))
+        for conversation in range(shape.conversations)
+    ]
+    return turns_of(shape, planned, shape.documents, 0.0, block_tokens, rng)
+
+
+def turns_of(
+    shape: Shape, planned: Sequence[Topic], documents: int, lasting: float, block_tokens: int, rng: Random
+) -> tuple[Turn, ...]:
+    """All turns of the `planned` conversations, those of one in a row.
+
+    Args:
+        shape: what each is like.
+        planned: what each is about.
+        documents: how many there are.
+        lasting: how long conversations keep beginning, in mean pauses, beyond what the slow ones need.
+        block_tokens: of a cache's block.
+        rng: what is drawn is drawn from it.
+    """
+    times = [rng.random() for _ in range(documents)]
+    paces = [float((rank + 1) ** shape.pace) for rank in range(len(planned))]
     rng.shuffle(paces)
     mean = sum(paces) / len(paces)
     turns = []
-    for conversation, pace in enumerate(paces):
-        document = document_of(shape, conversation)
-        slack = (max(paces) - pace) / mean * shape.turns
-        start = slack * (shape.gathering * times[document] + (1 - shape.gathering) * rng.random())
+    for conversation, (topic, pace) in enumerate(zip(planned, paces, strict=True)):
+        slack = lasting + (max(paces) - pace) / mean * shape.turns
+        start = slack * (shape.gathering * times[topic.document] + (1 - shape.gathering) * rng.random())
         for number in range(shape.turns):
             pause = rng.expovariate(mean / pace)
             prompt_tokens = shape.document_tokens + shape.first_tokens + number * shape.turn_tokens
-            turns.append(
-                Turn(
-                    conversation,
-                    number,
-                    conversation % shape.domains,
-                    pause if number else start + pause,
-                    prompt_tokens,
-                    shape.output_tokens,
-                    chain(shape, conversation, document, prompt_tokens // block_tokens, block_tokens),
-                )
-            )
+            names = chain(shape, conversation, topic.document, prompt_tokens // block_tokens, block_tokens)
+            wait = pause if number else start + pause
+            turns.append(Turn(conversation, number, topic.owner, wait, prompt_tokens, shape.output_tokens, names))
     return tuple(turns)
 
 

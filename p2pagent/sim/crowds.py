@@ -6,11 +6,10 @@ conversations gather, and how prompts grow is the same. Texts are for simulated 
 
 from hashlib import sha256
 from random import Random
-from typing import NamedTuple
 
 from msgspec import Struct
 
-from p2pagent.sim.conversations import Shape, Turn, chain, document_of
+from p2pagent.sim.conversations import Shape, Topic, Turn, document_of, turns_of
 from p2pagent.sim.population import subject_of
 from p2pagent.sim.prefixes import CHARACTERS_PER_TOKEN
 from p2pagent.types import ChatMessage
@@ -41,13 +40,6 @@ class Crowd(Struct, frozen=True):
     each: Shape = Shape()
 
 
-class Topic(NamedTuple):
-    """Whose a conversation is, and on which document of all."""
-
-    owner: int
-    document: int
-
-
 def topics(crowd: Crowd) -> list[Topic]:
     """Of every conversation."""
     weights = [(rank + 1) ** -crowd.skew for rank in range(crowd.owners)]
@@ -67,22 +59,8 @@ def topics(crowd: Crowd) -> list[Topic]:
 
 def draw_crowd(crowd: Crowd, block_tokens: int, rng: Random) -> tuple[Turn, ...]:
     """All turns, those of one conversation in a row; see `conversations.draw`."""
-    each, planned = crowd.each, topics(crowd)
-    times = [rng.random() for _ in range(planned[-1].document + 1)]
-    paces = [float((rank + 1) ** each.pace) for rank in range(len(planned))]
-    rng.shuffle(paces)
-    mean = sum(paces) / len(paces)
-    turns = []
-    for conversation, (topic, pace) in enumerate(zip(planned, paces, strict=True)):
-        slack = crowd.lasting + (max(paces) - pace) / mean * each.turns
-        start = slack * (each.gathering * times[topic.document] + (1 - each.gathering) * rng.random())
-        for number in range(each.turns):
-            pause = rng.expovariate(mean / pace)
-            prompt_tokens = each.document_tokens + each.first_tokens + number * each.turn_tokens
-            names = chain(each, conversation, topic.document, prompt_tokens // block_tokens, block_tokens)
-            wait = pause if number else start + pause
-            turns.append(Turn(conversation, number, topic.owner, wait, prompt_tokens, each.output_tokens, names))
-    return tuple(turns)
+    planned = topics(crowd)
+    return turns_of(crowd.each, planned, planned[-1].document + 1, crowd.lasting, block_tokens, rng)
 
 
 def prompt(crowd: Crowd, topic: Topic, conversation: int, number: int) -> tuple[ChatMessage, ...]:

@@ -10,9 +10,9 @@ from statistics import mean
 from typing import Any
 
 from scripts.benches import intervals
-from scripts.benches.affinity_sim_runs import ABLATED, DIRECT, ROUTERS, SITE, Figures, Played, cases, play_all
+from scripts.benches.affinity_routers import LOAD_ONLY, ROUTERS
+from scripts.benches.affinity_sim_runs import ABLATED, DIRECT, SITE, Figures, Played, cases, play_all
 from scripts.benches.affinity_targets import OURS, targets
-from scripts.benches.affinity_trace import LOAD_ONLY
 from scripts.benches.report import Part, exactly
 from scripts.benches.run import Run
 

@@ -1,7 +1,7 @@
 """Runs of the affinity bench on simulated nodes: one policy on one trace each, two side by side."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from random import Random
 from time import perf_counter
@@ -17,10 +17,11 @@ from p2pagent.sim.conversations import Turn, ceiling
 from p2pagent.sim.crowds import Crowd, draw_crowd
 from p2pagent.sim.engine_blocks import BLOCK_TOKENS
 from p2pagent.sim.prefixes import CHARACTERS_PER_TOKEN
-from p2pagent.sim.routers import AnyNode, InTurn, Lbgr, LeastLoaded, Preble, Router, SGLang, Speed, Sticky
+from p2pagent.sim.routers import Speed
 from p2pagent.sim.stage import for_thousands
+from scripts.benches.affinity_routers import ROUTERS, Nodes
 from scripts.benches.affinity_sim_ablations import Part, without
-from scripts.benches.affinity_targets import BASELINES, OURS
+from scripts.benches.affinity_targets import OURS
 from scripts.benches.run import Run
 
 PROCESSES = 2
@@ -52,33 +53,15 @@ ABLATED: dict[str, Part] = {
     "ours without a price for eviction": "eviction",
 }
 
-Make = Callable[[Site, Random], Router]
-
-ROUTERS: dict[str, Make] = {
-    "random": lambda site, rng: AnyNode(site.nodes, rng),
-    "round robin": lambda site, rng: InTurn(site.nodes, rng),
-    "least loaded": lambda site, rng: LeastLoaded(site.nodes, rng),
-    "sticky": lambda site, rng: Sticky(site.nodes, rng),
-    "SGLang": lambda site, rng: SGLang(site.nodes, rng),
-    "Preble E2": lambda site, rng: Preble(site.nodes, rng, speed(site)),
-    "LBGR": lambda site, rng: Lbgr(site.nodes, rng, CHARACTERS_PER_TOKEN),
-    "SGLang, fitted to the slots": lambda site, rng: SGLang(site.nodes, rng, site.slots),
-    "LBGR, at the engine's speed": lambda site, rng: Lbgr(
-        site.nodes, rng, CHARACTERS_PER_TOKEN, 1_000 * speed(site).prefill_s_per_token / CHARACTERS_PER_TOKEN
-    ),
-}
-"""The published rules, and two of them fitted to the nodes."""
-
-assert set(BASELINES) == set(ROUTERS)
-
-DIRECT = {"Preble E2, one way": ROUTERS["Preble E2"]}
+DIRECT = {"Preble E2, one way": "Preble E2"}
 """Whose requests go straight to the node, as a central router's can; all others take the ways of ours."""
 
 
-def speed(site: Site) -> Speed:
-    """The nodes as E2's cost model has them, all slots at work."""
+def seen(site: Site) -> Nodes:
+    """The nodes as rules are told of them, all slots at work."""
     decode_s = (site.step_ms / site.slots + site.step_ms_per_answer) / 1_000
-    return Speed(1 / site.prefill_tokens_per_s, decode_s, site.blocks, BLOCK_TOKENS)
+    speed = Speed(1 / site.prefill_tokens_per_s, decode_s, site.blocks, BLOCK_TOKENS)
+    return Nodes(site.nodes, site.slots, speed, CHARACTERS_PER_TOKEN)
 
 
 class Case(Struct, frozen=True):
@@ -168,10 +151,10 @@ def play(run: Run, case: Case) -> Played:
     seed = 1_000 * run.seed + case.seed
     turns = draw_crowd(case.crowd, BLOCK_TOKENS, Random(f"crowd {seed}"))
     site = replace(SITE, nodes=case.nodes)
-    make = (ROUTERS | DIRECT).get(case.policy)
+    make = ROUTERS.get(DIRECT.get(case.policy, case.policy))
     if make is not None:
         ways = 1 if case.policy in DIRECT else WAYS
-        outcome = Outcome(Routed(site, case.crowd, turns, seed, make, ways).run())
+        outcome = Outcome(Routed(site, case.crowd, turns, make(seen(site), Random(f"router {seed}")), seed, ways).run())
     else:
         outcome = _with_peers(site, case, turns, seed)
     return Played(case, figures(site, turns, outcome), perf_counter() - start_s)
@@ -199,7 +182,7 @@ def figures(site: Site, turns: Sequence[Turn], outcome: Outcome) -> Figures:
     first_ms = np.array([service.first_ms - service.asked_ms for service in served])
     end_ms = np.array([service.ended_ms - service.asked_ms for service in served])
     lasted_s = max(service.ended_ms for service in served) / 1_000
-    engine = speed(site)
+    engine = seen(site).speed
     work_s = (prompts - cached) * engine.prefill_s_per_token + outputs * engine.decode_s_per_token
     node = {(service.turn.conversation, service.turn.number): service.node for service in served}
     later = [(place, at) for place, at in node.items() if place[1]]

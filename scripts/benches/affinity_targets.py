@@ -3,11 +3,11 @@
 from statistics import mean
 from typing import Any
 
-from scripts.benches.affinity_trace import FITTED, LOAD_ONLY, PUBLISHED
+from scripts.benches.affinity_routers import LOAD_ONLY, ROUTERS
 from scripts.benches.report import Target, at_least, at_most
 
 OURS = "ours"
-BASELINES = *PUBLISHED, *FITTED
+BASELINES = tuple(ROUTERS)
 """Whom ours is compared with: the best of all of them, the worst of all."""
 
 OF_CEILING_MIN = 0.95

@@ -19,7 +19,8 @@ from msgspec import Struct
 
 from p2pagent.sim.blocks import BlockCache, Lease
 from p2pagent.sim.conversations import Shape, Turn, ceiling, draw
-from p2pagent.sim.routers import AnyNode, InTurn, Lbgr, LeastLoaded, Preble, Router, SGLang, Speed, Sticky
+from p2pagent.sim.routers import Router, Speed
+from scripts.benches.affinity_routers import LOAD_ONLY, ROUTERS, Nodes
 
 RATES = 10, 1, 40
 """Microcredits per token: computed, cached, of the answer."""
@@ -57,6 +58,12 @@ class Service(Struct, frozen=True):
     prefill_s: float = 0.00025
     attention_s: float = 0.00000015
     wire_s: float = 0.03
+
+    @property
+    def seen(self) -> Nodes:
+        """As rules are told of them, the cost of prefill fitted at a thousand tokens."""
+        speed = Speed(self.prefill(0, 1_000) / 1_000, self.decode(1), self.blocks, self.block_tokens)
+        return Nodes(self.nodes, self.slots, speed, CHARACTERS_PER_TOKEN)
 
     def prefill(self, before: int, tokens: int) -> float:
         """Seconds for so many tokens after so many."""
@@ -220,31 +227,12 @@ def price(turn: Turn, cached_tokens: int) -> int:
     return computed * (turn.prompt_tokens - cached_tokens) + cached * cached_tokens + output * turn.output_tokens
 
 
-def speed(service: Service) -> Speed:
-    """The nodes as E2's cost model has them, fitted at a thousand tokens."""
-    return Speed(service.prefill(0, 1_000) / 1_000, service.decode(1), service.blocks, service.block_tokens)
+KNOWING: dict[str, MakeRouter] = {"knows all: price and delay": Selfish, "knows all: and the others' loss": Market}
 
 
-LOAD_ONLY = "random", "round robin", "least loaded"
-PUBLISHED = (*LOAD_ONLY, "sticky", "SGLang", "Preble E2", "LBGR")
-FITTED = "SGLang, fitted to the slots", "LBGR, at the engine's speed"
-"""Two of the published rules with thresholds that suit the nodes: SGLang balances once slots are apart."""
-
-ROUTERS: dict[str, MakeRouter] = {
-    "random": lambda service, _, rng: AnyNode(service.nodes, rng),
-    "round robin": lambda service, _, rng: InTurn(service.nodes, rng),
-    "least loaded": lambda service, _, rng: LeastLoaded(service.nodes, rng),
-    "sticky": lambda service, _, rng: Sticky(service.nodes, rng),
-    "SGLang": lambda service, _, rng: SGLang(service.nodes, rng),
-    "Preble E2": lambda service, _, rng: Preble(service.nodes, rng, speed(service)),
-    "LBGR": lambda service, _, rng: Lbgr(service.nodes, rng, CHARACTERS_PER_TOKEN),
-    "SGLang, fitted to the slots": lambda service, _, rng: SGLang(service.nodes, rng, service.slots),
-    "LBGR, at the engine's speed": lambda service, _, rng: Lbgr(
-        service.nodes, rng, CHARACTERS_PER_TOKEN, 1_000 * speed(service).prefill_s_per_token
-    ),
-    "knows all: price and delay": Selfish,
-    "knows all: and the others' loss": Market,
-}
+def baseline(name: str) -> MakeRouter:
+    """The rule of this name, which is told nothing of what the nodes hold."""
+    return lambda service, _, rng: ROUTERS[name](service.seen, rng)
 
 
 class Served(Struct, frozen=True):
@@ -319,7 +307,7 @@ def table(shape: Shape, service: Service, seeds: Sequence[int], routers: dict[st
         runs = [serve(turns, service, pause_s(turns, service), make, seed).figures() for seed, turns in traces]
         rows[name] = {figure: float(np.mean([run[figure] for run in runs])) for figure in runs[0]}
     load_only = float(np.mean([rows[name]["price"] for name in LOAD_ONLY]))
-    worst_ms = max(rows[name]["ttft_ms"] for name in (*PUBLISHED, *FITTED) if name in rows)
+    worst_ms = max(rows[name]["ttft_ms"] for name in ROUTERS if name in rows)
     head = "hit  of c.  TTFT   p95   end   p95 ms  worst/   cost    vs l.o. load lasts"
     return [
         f"ceiling {reach:.3f}; working set {blocks:.0f} blocks, {service.blocks} per node; {len(traces)} traces",
@@ -352,4 +340,4 @@ def spent(shape: Shape, hit: float) -> float:
 
 
 if __name__ == "__main__":
-    print("\n".join(table(Shape(), Service(), range(SEEDS), ROUTERS)))
+    print("\n".join(table(Shape(), Service(), range(SEEDS), {**{name: baseline(name) for name in ROUTERS}, **KNOWING})))

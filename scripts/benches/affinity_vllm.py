@@ -23,20 +23,18 @@ from p2pagent.sim.conversations import Shape, Turn, ceiling, draw, messages
 from p2pagent.testnet.fleet import POLL_S, Daemon
 from p2pagent.types import ChatMessage
 from scripts.benches import affinity_vllm_model, affinity_vllm_speed, intervals
+from scripts.benches.affinity_routers import ROUTERS
 from scripts.benches.affinity_targets import BASELINES, OURS, targets
 from scripts.benches.affinity_trace import PAUSE_MISSES, RATES, Service
 from scripts.benches.affinity_vllm_figures import Played, paired, rows
 from scripts.benches.affinity_vllm_fleet import Asker, Counted, Reply, Site, asking, counted, hosted, hosts
-from scripts.benches.affinity_vllm_play import play, router
+from scripts.benches.affinity_vllm_play import play
 from scripts.benches.affinity_vllm_speed import Speed
 from scripts.benches.report import Part, exactly
 from scripts.benches.run import Run
 
 COUNTERS_S = 5.0
 """In which what vLLM has counted is what the daemons tell of it: they look every other second."""
-
-USUAL = "least loaded"
-"""How nodes are used before they are measured: an engine that is new has seen nothing but its own benchmark."""
 
 HELLO = (ChatMessage("user", "hello"),)
 """What a new device asks every node first, so that all connections stand."""
@@ -89,14 +87,15 @@ async def _bench(run: Run, what: Setting, python: Path, folder: Path) -> Part:
             speed, probed = await affinity_vllm_speed.probe(asker, shape, service.nodes)
             fitted = affinity_vllm_speed.fitted(service, speed, probed)
             pause_s = PAUSE_MISSES * speed["joint_miss_ms"] / 1_000
+            # Nodes in use are measured: those that are new have seen nothing but their own benchmark.
             usual = draw(shape, service.block_tokens, Random(f"{run.seed} usual"))
             ask = partial(_ask, asker, shape, run.seed + what.repetitions)
-            await play(usual, pause_s, ask, router(USUAL, fitted, run.seed), partial(_place, nodes))
+            await play(usual, pause_s, ask, None, partial(_place, nodes))
         await trio.sleep(COUNTERS_S)
         before = await counted(nodes)
         played = []
         for number, (policy, repetition) in enumerate(run.track(what.plan, "playing")):
-            rule = None if policy == OURS else router(policy, fitted, run.seed + repetition)
+            rule = None if policy == OURS else ROUTERS[policy](fitted.seen, Random(run.seed + repetition))
             async with asking(site, f"asker{number}", nodes) as asker:
                 before = await _count_up(nodes, before, await _greet(asker, nodes))
                 start_s = trio.current_time()

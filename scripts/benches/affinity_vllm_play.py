@@ -1,7 +1,6 @@
 """One policy on one trace: a closed loop of conversations, each turn asked a pause after the answer before."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from random import Random
 
 import trio
 from msgspec import Struct
@@ -9,7 +8,6 @@ from msgspec import Struct
 from p2pagent.sim.conversations import Turn
 from p2pagent.sim.routers import Router
 from p2pagent.types import Microcredits
-from scripts.benches.affinity_trace import ROUTERS, Service
 from scripts.benches.affinity_vllm_fleet import Reply
 
 
@@ -34,11 +32,6 @@ class Served(Struct, frozen=True):
 
 Ask = Callable[[Turn, int | None], Awaitable[Reply]]
 """Asks a turn of this node, or of whoever is worth most."""
-
-
-def router(policy: str, service: Service, seed: int) -> Router:
-    """The rule of this name, for nodes like these."""
-    return ROUTERS[policy](service, (), Random(seed))
 
 
 async def play(

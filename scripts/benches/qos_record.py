@@ -126,9 +126,7 @@ class Recorder(Struct):
 
         usage = (await self.engine.generate(request, emit)).usage
         end_s = trio.current_time()
-        further = usage.output_tokens - 1
-        tpot_us = round(1e6 * (end_s - first_s) / further) if further > 0 else 0
-        outcome = Outcome(round(1e6 * (first_s - start_s)), tpot_us, usage.output_tokens, usage.cached_tokens)
+        outcome = Outcome.timed(round(1e6 * (first_s - start_s)), round(1e6 * (end_s - first_s)), usage)
         self.answers.append(Answer(task, outcome, round(1e3 * start_s), round(1e3 * end_s)))
         self.running = [other for other in self.running if other is not task]
         self._fill(nursery)

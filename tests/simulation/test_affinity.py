@@ -37,7 +37,7 @@ def hit_rate(served: list[Service]) -> float:
 def test_where_there_is_no_choice_peers_and_routers_do_the_same_to_the_millisecond() -> None:
     crowd = Crowd(owners=1, conversations=1, each=SHAPE)
     turns = turns_of(crowd)
-    routed = Routed(SITE, crowd, turns, 0, lambda site, rng: InTurn(site.nodes, rng)).run()
+    routed = Routed(SITE, crowd, turns, InTurn(SITE.nodes, Random("router 0")), 0).run()
     decided = Network(SITE, crowd, turns, 0).run()
     assert decided == routed
     assert [service.turn for service in routed] == list(turns)
@@ -49,7 +49,7 @@ def test_where_there_is_no_choice_peers_and_routers_do_the_same_to_the_milliseco
 def test_a_router_may_be_spared_the_ways_that_it_does_not_need() -> None:
     crowd = Crowd(owners=1, conversations=1, each=SHAPE)
     turns = turns_of(crowd)
-    usual, direct = (Routed(SITE, crowd, turns, 0, lambda site, rng: InTurn(site.nodes, rng), w).run() for w in (3, 1))
+    usual, direct = (Routed(SITE, crowd, turns, InTurn(SITE.nodes, Random("router 0")), 0, w).run() for w in (3, 1))
     way_ms = sum(access_ms(0, 2))
     assert [s.first_ms - s.asked_ms + 2 * way_ms for s in direct] == [s.first_ms - s.asked_ms for s in usual]
 
@@ -78,7 +78,7 @@ def test_peers_find_most_of_what_can_be_found() -> None:
     site, crowd = replace(SITE, nodes=4, slots=4, blocks=250), Crowd(owners=2, conversations=10, each=SHAPE)
     turns = turns_of(crowd)
     found = hit_rate(Network(site, crowd, turns, 0).run())
-    blind = hit_rate(Routed(site, crowd, turns, 0, lambda site, rng: InTurn(site.nodes, rng)).run())
+    blind = hit_rate(Routed(site, crowd, turns, InTurn(site.nodes, Random("router 0")), 0).run())
     assert found > 0.85 * ceiling(turns, BLOCK_TOKENS)
     assert found > blind + 0.2
 
@@ -86,11 +86,11 @@ def test_peers_find_most_of_what_can_be_found() -> None:
 def test_routers_follow_their_rules() -> None:
     site, crowd = replace(SITE, nodes=3, slots=4, blocks=250), Crowd(owners=2, conversations=12, each=SHAPE)
     turns = turns_of(crowd)
-    stuck = Routed(site, crowd, turns, 0, lambda site, rng: Sticky(site.nodes, rng)).run()
+    stuck = Routed(site, crowd, turns, Sticky(site.nodes, Random("router 0")), 0).run()
     homes = {(service.turn.conversation, service.node) for service in stuck}
     assert len(homes) == crowd.conversations
-    in_turn = Routed(site, crowd, turns, 0, lambda site, rng: InTurn(site.nodes, rng)).run()
+    in_turn = Routed(site, crowd, turns, InTurn(site.nodes, Random("router 0")), 0).run()
     asked = [service.node for service in sorted(in_turn, key=lambda service: service.asked_ms)]
     assert [asked.count(node) for node in range(3)] == [len(turns) // 3] * 3
-    followed = Routed(site, crowd, turns, 0, lambda site, rng: SGLang(site.nodes, rng)).run()
+    followed = Routed(site, crowd, turns, SGLang(site.nodes, Random("router 0")), 0).run()
     assert hit_rate(followed) > hit_rate(in_turn)

@@ -16,11 +16,11 @@ from p2pagent.sim.conversations import ceiling
 from p2pagent.sim.crowds import draw_crowd
 from p2pagent.sim.engine_blocks import BLOCK_TOKENS
 from scripts.benches import affinity_plot, affinity_sim, affinity_sim_readme
+from scripts.benches.affinity_routers import LOAD_ONLY, ROUTERS
 from scripts.benches.affinity_sim_ablations import SEAMS, Means, without
 from scripts.benches.affinity_sim_runs import (
     ABLATED,
     DIRECT,
-    ROUTERS,
     SITE,
     Case,
     Figures,
@@ -28,11 +28,10 @@ from scripts.benches.affinity_sim_runs import (
     cases,
     figures,
     play,
-    speed,
+    seen,
 )
 from scripts.benches.affinity_sim_runs import Outcome as Outcomes
 from scripts.benches.affinity_targets import BASELINES, OURS
-from scripts.benches.affinity_trace import LOAD_ONLY
 from scripts.benches.run import Run
 
 USUAL = Figures(
@@ -144,7 +143,7 @@ def test_figures_are_of_what_was_served() -> None:
     assert found.end_to_end_ms == 500
     assert found.price_microcredits == 550
     assert found.ceiling == ceiling(turns, BLOCK_TOKENS)
-    work_s = (prompts - 960) / 3_000 + 12 * 16 * speed(site).decode_s_per_token
+    work_s = (prompts - 960) / 3_000 + 12 * 16 * seen(site).speed.decode_s_per_token
     assert found.load == pytest.approx(work_s / (2 * 11.5))
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from random import Random
 from types import SimpleNamespace
 
 import httpx
@@ -19,12 +20,13 @@ from p2pagent.sim.conversations import Shape, Turn, messages
 from p2pagent.sim.routers import Router
 from p2pagent.types import AgentRef, ChatMessage, PeerId, Sampling, Usage
 from scripts.benches import affinity_plot, affinity_vllm, affinity_vllm_fleet, affinity_vllm_model, affinity_vllm_readme
+from scripts.benches.affinity_routers import LOAD_ONLY, ROUTERS
 from scripts.benches.affinity_targets import BASELINES, OURS, targets
-from scripts.benches.affinity_trace import LOAD_ONLY, ROUTERS, Service
+from scripts.benches.affinity_trace import Service
 from scripts.benches.affinity_vllm import setting
 from scripts.benches.affinity_vllm_figures import Played, paired, rows, sums
 from scripts.benches.affinity_vllm_fleet import AGAIN_S, TRIES, Asker, Counted, Reply
-from scripts.benches.affinity_vllm_play import Served, play, router
+from scripts.benches.affinity_vllm_play import Served, play
 from scripts.benches.affinity_vllm_speed import PROBES_PER_NODE, WARM_UP_PER_NODE, Speed, fitted, probe
 from scripts.benches.intervals import Interval
 from scripts.benches.run import Run
@@ -230,9 +232,8 @@ async def test_without_a_rule_the_network_chooses(autojump_clock):
 
 
 def test_every_published_router_can_be_asked():
-    assert set(BASELINES) <= set(ROUTERS)
     for policy in BASELINES:
-        assert router(policy, Service(), 1).route(TURNS[0], 0.0) in range(3)
+        assert ROUTERS[policy](Service().seen, Random(1)).route(TURNS[0], 0.0) in range(3)
 
 
 def test_every_policy_is_played_once_in_each_repetition_and_at_another_place():

@@ -108,7 +108,7 @@ def test_the_usual_trace_is_the_one_that_the_targets_ask_for() -> None:
 
 def test_popular_documents_are_asked_about_more() -> None:
     def counts(popularity: float) -> list[int]:
-        shape = Shape(popularity=popularity)
+        shape = Shape(documents=8, popularity=popularity)
         counted = Counter(document_of(shape, conversation) for conversation in range(shape.conversations))
         return [counted[document] for document in range(shape.documents)]
 

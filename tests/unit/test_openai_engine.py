@@ -220,6 +220,44 @@ async def test_a_broken_stream_is_unavailability_and_the_next_question_is_answer
         assert (await answer(engine))[0] == "Hello"
 
 
+@dataclass
+class Relay:
+    """A way to the endpoint that breaks off, before anything is passed on, as many requests as `cuts`."""
+
+    port: int
+    cuts: int = 0
+
+    async def __call__(self, client: trio.SocketStream) -> None:
+        async with client, await trio.open_tcp_stream("127.0.0.1", self.port) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(self._pass, server, client)
+            async for data in client:
+                if self.cuts:
+                    self.cuts -= 1
+                    break
+                await server.send_all(data)
+            nursery.cancel_scope.cancel()
+
+    async def _pass(self, server: trio.SocketStream, client: trio.SocketStream) -> None:
+        async for data in server:
+            await client.send_all(data)
+
+
+@pytest.mark.parametrize("cuts", [1, 2])
+async def test_a_request_on_a_connection_that_is_closed_just_then_is_sent_once_more(
+    endpoint: Endpoint, nursery: trio.Nursery, cuts: int
+) -> None:
+    relay = Relay(int(endpoint.url.rpartition(":")[2].removesuffix("/v1")))
+    (listener,) = await nursery.start(partial(trio.serve_tcp, relay, 0, host="127.0.0.1"))
+    engine = OpenAIEngine(f"http://127.0.0.1:{listener.socket.getsockname()[1]}/v1", "m")
+    async with engine.connected():
+        relay.cuts = cuts
+        if cuts == 1:
+            assert (await answer(engine))[0] == "Hello"
+            return
+        with pytest.raises(EngineUnavailableError):
+            await answer(engine)
+
+
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503])
 async def test_a_refusal_is_unavailability_in_few_words(endpoint: Endpoint, status: int) -> None:
     engine = OpenAIEngine(endpoint.url, "m")

@@ -22,7 +22,8 @@ from p2pagent.sim.routers import (
     Sticky,
     TreeRouter,
 )
-from scripts.benches.affinity_trace import LOAD_ONLY, ROUTERS, Answer, Node, Service, price, serve
+from scripts.benches.affinity_routers import LOAD_ONLY, ROUTERS
+from scripts.benches.affinity_trace import KNOWING, Answer, Node, Service, baseline, price, serve
 
 SPEED = Speed(prefill_s_per_token=0.001, decode_s_per_token=0.0, blocks=100, block_tokens=10)
 
@@ -231,7 +232,7 @@ PLAIN = Service(
 
 def served(service: Service, *turns: Turn) -> list[Answer]:
     """What became of turns asked at their pauses, in seconds, of one node after the other."""
-    made = serve(turns, service, 1.0, ROUTERS["round robin"], 0).answers
+    made = serve(turns, service, 1.0, baseline("round robin"), 0).answers
     return sorted(made, key=lambda answer: (answer.turn.conversation, answer.turn.number))
 
 
@@ -279,7 +280,7 @@ def test_a_prompt_waits_for_room_in_the_cache() -> None:
 @pytest.mark.parametrize(("cores", "factor"), [(1.0, 2.0), (1.5, 4 / 3), (2.0, 1.0), (3.0, 1.0)])
 def test_nodes_share_the_cores(cores: float, factor: float) -> None:
     service = structs.replace(PLAIN, nodes=2, cores=cores)
-    run = serve([asked(0, 0.0, 1, 2), asked(1, 0.0, 3, 4)], service, 1.0, ROUTERS["round robin"], 0)
+    run = serve([asked(0, 0.0, 1, 2), asked(1, 0.0, 3, 4)], service, 1.0, baseline("round robin"), 0)
     assert [a.ended_s for a in run.answers] == pytest.approx([0.5 + factor * 5] * 2)
     assert run.load == pytest.approx(10 / (cores * run.lasted_s))
 
@@ -293,7 +294,7 @@ def test_the_next_turn_is_asked_a_pause_after_the_answer() -> None:
 def test_a_node_that_never_forgets_reaches_the_ceiling(domains: int) -> None:
     turns = draw(Shape(domains=domains), 32, Random(5))
     service = Service(nodes=1, blocks=100_000)
-    assert serve(turns, service, 2.0, ROUTERS["random"], 0).figures()["hit"] == pytest.approx(ceiling(turns, 32))
+    assert serve(turns, service, 2.0, baseline("random"), 0).figures()["hit"] == pytest.approx(ceiling(turns, 32))
 
 
 def test_a_node_knows_when_a_first_token_would_come() -> None:
@@ -320,7 +321,7 @@ def test_prices_are_by_metered_tokens() -> None:
 def test_every_router_serves_every_turn_and_who_follows_caches_hits_more() -> None:
     turns = draw(Shape(), 32, Random(2))
     hits = {}
-    for name, make in ROUTERS.items():
+    for name, make in {**{name: baseline(name) for name in ROUTERS}, **KNOWING}.items():
         run = serve(turns, Service(), 2.0, make, 1)
         assert sorted((a.turn.conversation, a.turn.number) for a in run.answers) == sorted((t[:2]) for t in turns)
         hits[name] = run.figures()["hit"]

@@ -67,8 +67,16 @@ class Ground:
             (advert,),
         )
 
-    def add(self, keys: SimKeys, skill: float, load: Load = IDLE, slots: int = 2, at_ms: int = START_MS) -> None:
-        advert = make_advert("agent", {SUBJECT: skill}, slots)
+    def add(
+        self,
+        keys: SimKeys,
+        skill: float,
+        load: Load = IDLE,
+        slots: int = 2,
+        at_ms: int = START_MS,
+        cache_tokens: int = 0,
+    ) -> None:
+        advert = replace(make_advert("agent", {SUBJECT: skill}, slots), cache_tokens=cache_tokens)
         record = Record(keys.peer, "test", self.space.name, 1, at_ms, ("/ip4/127.0.0.1/tcp/4001",), (advert,))
         beat = Heartbeat(keys.peer, 1, at_ms, 0, at_ms, 600_000, (load,))
         assert self.directory.learn(record, SignedRecord(b"", b""), beat, SignedHeartbeat(b"", b""))
@@ -240,8 +248,26 @@ def test_where_a_question_goes_the_prompt_is_believed_to_be_from_then_on(space: 
     alice = next(option for option in query.ranked if option.agent.peer == ALICE.peer)
     query.links = chain([ChatMessage("system", "x" * 4_000), ChatMessage("user", "why?")])
     call = replace(make_call(space, 1), prompt_tokens=1_000)
-    ground.scout.on_awarded(query, Conversation(call, "q", alice))
+    ground.scout.on_awarded(query, Conversation(call, "q", alice), START_MS)
     assert ground.scout.recall.expected_tokens(alice.agent, query.links, 100_000, 0, 1_000) == 1_000
+
+
+def test_a_conversation_that_begins_counts_our_own_that_go_on_there(ground: Ground) -> None:
+    for keys in (ALICE, BOB):
+        ground.add(keys, 0.95, cache_tokens=10_000)
+    alice, bob = (AgentRef(keys.peer, "agent") for keys in (ALICE, BOB))
+    assert later_ms_of(ground) == {alice: 0, bob: 0}
+    for n in range(4):
+        ground.scout.regulars.awarded(alice, chain([ChatMessage("user", f"{n}")]), START_MS)
+    costs_ms = later_ms_of(ground)
+    assert costs_ms[alice] > 0 == costs_ms[bob]
+
+
+def later_ms_of(ground: Ground) -> dict[AgentRef, int]:
+    """What it is believed to cost a conversation that begins to go on with each stranger, in ms."""
+    query = ground.query()
+    ground.scout.to_call(query, {}, START_MS)
+    return {o.agent: o.prospect.later_ms for o in query.ranked if o.prospect and o.agent.peer != ME.peer}
 
 
 def test_a_long_prompt_costs_others_what_it_holds_them_up(ground: Ground) -> None:

@@ -12,6 +12,7 @@ from p2pagent.peer.events import Ask, CancelAsk, Generated, GenerationEnded, Pee
 from p2pagent.peer.messages import Award, Call, Chunk, Fail, Final, RateCard, Refuse, Release, SignedQuote
 from p2pagent.peer.terms import QUOTES_MS
 from p2pagent.peer.updates import Answered, Unanswered
+from p2pagent.routing.marks import chain
 from p2pagent.routing.prototypes import Space
 from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef, Usage
@@ -100,6 +101,20 @@ def test_who_holds_the_prompt_and_has_a_slot_free_is_awarded_before_the_others_h
     assert market.awarded == [BOB]
     answer(market, BOB)
     assert isinstance(market.told[-1], Answered)
+
+
+def test_who_is_believed_to_hold_more_of_the_prompt_is_waited_for(market: Market) -> None:
+    ask = make_ask("q", SUBJECT)
+    caching = msgspec.structs.replace(make_advert("agent", {SUBJECT: 0.85}), cache_tokens=10_000)
+    market.get(BOB, make_delta(BOB, market.space, caching, sequence=2))
+    recall = market.peer.buyer._scout.recall
+    recall.told(AgentRef(BOB.peer, "agent"), chain(ask.turns), ask.prompt_tokens, ask.prompt_tokens, 0)
+    market.handle(ask)
+    market.quote(ALICE, cached_tokens=16)
+    assert market.awarded == []
+    market.quote(CAROL)
+    market.quote(BOB, cached_tokens=16)
+    assert len(market.awarded) == 1
 
 
 def test_where_who_held_the_prompt_fails_before_the_others_have_quoted_they_are_asked_again(market: Market) -> None:

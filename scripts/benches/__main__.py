@@ -191,8 +191,8 @@ def affinity_command(
 
     Plays the same conversations on shared documents by ours and by the published routers: on simulated networks of 50
     and 500 nodes; or, with vllm, on three daemons of this machine, each with an engine of its own, asked by a fourth. A
-    full run on vLLM takes about an hour. A quick one takes two or three, since engines have to start, and holds
-    ours to no target against routers.
+    full run on vLLM takes about forty minutes, a quick one three, since engines have to start. A quick one holds ours
+    to no target against routers.
 
     Examples:
 

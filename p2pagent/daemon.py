@@ -136,6 +136,7 @@ class Daemon:
             ),
             (QUERY_PROTOCOL, GOSSIP_PROTOCOL, HUB_PROTOCOL),
             self._on_network,
+            self._counterparties,
         )
 
     async def open(self, stack: AsyncExitStack) -> None:
@@ -221,6 +222,9 @@ class Daemon:
         self._driver.put(AgentsChanged(adverts, self._addresses[:ADDRESSES_MAX], self._hosting.measured.copy()))
 
     # --- network ----------------------------------------------------------------------------------------------------
+
+    def _counterparties(self) -> set[PeerId]:
+        return self._peer.counterparties()
 
     def _on_network(self, event: NetEvent) -> None:
         match event:

@@ -14,7 +14,7 @@ class NetConfig(Struct, frozen=True):
 
     `listen` are multiaddrs such as `/ip4/0.0.0.0/tcp/4100`, `bootstrap` end in `/p2p/<peer id>`. `psk` (32
     bytes) keeps out everyone who does not hold it. `mdns` announces this peer by multicast. Of more neighbours than
-    `neighbours_max`, those that have been idle longest are let go.
+    `neighbours_max`, those that have been idle longest are let go, counterparties last.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)

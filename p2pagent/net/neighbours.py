@@ -1,10 +1,11 @@
 """Whom to let go when more peers are connected than this device wants: those with whom there was least to say.
 
-A newcomer is always let in, so that a full network stays open. Whoever only floods us with connections pushes out
-others like it: a neighbour that we trade with stays as long as there is one that we do not.
+Those with whom something is under way go last, since it would break off. A newcomer is always let in, so that a full
+network stays open. Whoever only floods us with connections pushes out others like it: a neighbour that we trade with
+stays as long as there is one that we do not.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Set
 
 from libp2p.peer.id import ID
 
@@ -15,11 +16,13 @@ BUSY_S = 30.0
 class Neighbours:
     """Who is connected, since when, and when a frame was exchanged last. All times are seconds of the caller's clock.
 
-    Of the `bootstrap` peers, through which a device comes into the network, one is always kept.
+    Of the `bootstrap` peers, through which a device comes into the network, one is always kept. `counterparties` says
+    with whom something is under way.
     """
 
-    def __init__(self, bound: int, bootstrap: Collection[ID]) -> None:
+    def __init__(self, bound: int, bootstrap: Collection[ID], counterparties: Callable[[], Set[ID]]) -> None:
         self._bound = bound
+        self._counterparties = counterparties
         self._bootstrap = frozenset(bootstrap)
         self._up_s: dict[ID, float] = {}
         self._frame_s: dict[ID, float] = {}
@@ -64,11 +67,12 @@ class Neighbours:
             candidates = [peer for peer in staying if peer not in spared]
             if not candidates:
                 break
-            chosen.append(min(candidates, key=lambda peer: self._claim(peer, now_s)))
+            engaged = self._counterparties()
+            chosen.append(min(candidates, key=lambda peer: (peer in engaged, self._claim(peer, now_s))))
             self._leaving.add(chosen[-1])
         return chosen
 
     def _claim(self, peer: ID, now_s: float) -> tuple[bool, float]:
-        """What speaks for keeping a peer, least first."""
+        """What speaks for keeping one of those with whom nothing is under way, least first."""
         frame_s = self._frame_s.get(peer, float("-inf"))
         return (now_s - frame_s < BUSY_S, max(frame_s, self._up_s[peer]))

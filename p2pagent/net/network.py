@@ -1,6 +1,6 @@
 """The one door to libp2p: a network that is run, told to send, and reports events."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import Any, cast
@@ -51,10 +51,17 @@ class Network:
     """This peer, whose ed25519 key has the 32-byte `seed`, on the network.
 
     `on_event` is called from the tasks of the network; it must neither block nor raise, and an exception of it ends
-    `run`.
+    `run`. Neighbours that are `counterparties` are let go last.
     """
 
-    def __init__(self, seed: bytes, config: NetConfig, protocols: tuple[str, ...], on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        seed: bytes,
+        config: NetConfig,
+        protocols: tuple[str, ...],
+        on_event: OnEvent,
+        counterparties: Callable[[], Set[PeerId]] = frozenset,
+    ) -> None:
         """Prepare everything; nothing is bound or dialled before `run`.
 
         Raises:
@@ -72,7 +79,9 @@ class Network:
         self._swarm = cast(GuardedSwarm, self._host.get_network())
         self._book = AddressBook()
         self._dialler = Dialler(self._host, self._book)
-        self._neighbours = Neighbours(config.neighbours_max, {peer for peer, _, _ in self._bootstrap})
+        self._counterparties = counterparties
+        bootstrap = {peer for peer, _, _ in self._bootstrap}
+        self._neighbours = Neighbours(config.neighbours_max, bootstrap, self._engaged)
         self._ahead = Ahead(self._dialler, lambda: self._neighbours.room, self._start)
         self._contacts = Contacts(self._dialler, self._dial_ahead, self._book, self._emit)
         self._cells = Cells(self._host, self._dialler, self._book, self._guard)
@@ -222,6 +231,9 @@ class Network:
     def _heard(self, peer: ID, addresses: list[Multiaddr]) -> None:
         self._learn(peer, addresses)
         self._dial_ahead(peer)
+
+    def _engaged(self) -> set[ID]:
+        return {peer_id_of(peer) for peer in self._counterparties()}
 
     def _exchanged(self, peer: ID) -> None:
         self._neighbours.exchanged(peer, trio.current_time())

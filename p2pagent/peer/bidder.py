@@ -166,6 +166,11 @@ class Bidder:
         bidding = self._in(clearing)
         return [] if bidding is None else self._void(bidding, reason)
 
+    @property
+    def auctioneers(self) -> set[PeerId]:
+        """Who clears what we bid for now."""
+        return {bidding.auctioneer for bidding in self._biddings.values()}
+
     def on_auctioneer_gone(self, auctioneer: PeerId) -> list[Effect]:
         """Contact with an auctioneer was lost."""
         lost = [b for b in self._biddings.values() if b.auctioneer == auctioneer]

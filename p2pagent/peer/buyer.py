@@ -79,6 +79,11 @@ class Buyer:
         """Queries under way."""
         return len(self._table.queries) + len(self._batches)
 
+    @property
+    def sellers(self) -> set[PeerId]:
+        """Who was called, has quoted or answers now."""
+        return self._table.sellers
+
     def open_for(self, agents: tuple[AgentAdvert, ...]) -> None:
         """Count these local agents among the candidates."""
         self._scout.local = agents

@@ -33,6 +33,9 @@ _P = TypeVar("_P", bound=_Ordered)
 STRANGER_MS = 100
 """Two round trips before a stranger's first token; a stranger no better than the local agent is not worth them."""
 
+DIAL_MS = 200
+"""Four more before anything can be said to somebody who is not connected."""
+
 
 class Habit(NamedTuple):
     """What this buyer expects of an agent by what it knows of earlier answers.
@@ -104,7 +107,8 @@ def expected_cost(advert: AgentAdvert, ask: Ask, cached_tokens: int, output_toke
 
 def utility(option: Option, prospect: Prospect, ask: Ask) -> Microcredits:
     """The worth of an agent as long as it has not quoted, less its believed times, price and toll."""
-    waited = ask.policy.delay_microcredits(prospect.wait_ms + prospect.answer_ms + prospect.later_ms)
+    taken_ms = prospect.dial_ms + prospect.wait_ms + prospect.answer_ms + prospect.later_ms
+    waited = ask.policy.delay_microcredits(taken_ms)
     return option.worth_microcredits - waited - prospect.slot_price - toll(prospect, prospect.slot_price, ask)
 
 

@@ -36,6 +36,7 @@ class Prospect(Struct, frozen=True):
         inside: answers at work and waiting.
         held_up_ms: how much of the toll is what those inside wait while its prompt is computed.
         later_ms: what it is believed to cost the question's own conversation to go on there, not at the least used.
+        dial_ms: that it takes to connect.
     """
 
     wait_ms: int
@@ -47,6 +48,7 @@ class Prospect(Struct, frozen=True):
     inside: float = 0.0
     held_up_ms: int = 0
     later_ms: int = 0
+    dial_ms: int = 0
 
 
 class _Known(Struct):

@@ -213,6 +213,11 @@ class Offers:
         promise = self._promises.get((decline.hub, decline.epoch, auctioneer))
         return self._break(promise, now_ms) if promise is not None and promise.acknowledged is None else []
 
+    @property
+    def auctioneers(self) -> set[PeerId]:
+        """Who clears what we offer now."""
+        return {promise.clearing[2] for promise in self._promises.values()}
+
     def on_auctioneer_gone(self, auctioneer: PeerId, now_ms: int) -> list[Effect]:
         """Contact with an auctioneer was lost."""
         lost = [promise for promise in self._promises.values() if promise.clearing[2] == auctioneer]

@@ -117,9 +117,10 @@ class Peer:
         self.directory = self.membership.directory
         self.hub = Hub(keys, space, hubs, self.membership, self.seller, credit, sheets, rng, incarnation)
         self.memory = Memory(space, experience or {})
-        scout = Scout(keys.peer, space, preferences, self.directory, self._disputes, rng, self.seller, self.memory)
-        marker = Marker(_marks_secret(keys, preferences.cache_secret))
         neighbours, lookout = self.membership.neighbours, self.membership.lookout
+        known = self.directory, self._disputes
+        scout = Scout(keys.peer, space, preferences, *known, rng, self.seller, self.memory, neighbours)
+        marker = Marker(_marks_secret(keys, preferences.cache_secret))
         money = self._debts, self._recounts
         self.buyer = Buyer(keys, space, scout, *money, self.memory, self.hub, lookout, neighbours, marker, rng)
 
@@ -141,6 +142,11 @@ class Peer:
                 if isinstance(effect, Blame) and self.directory.blame(effect.peer, now_ms):
                     effects.append(Shun(effect.peer))
         return effects
+
+    def counterparties(self) -> set[PeerId]:
+        """Those with whom something is under way, which breaks off if the connection is closed."""
+        cleared = self.hub.bidder.auctioneers | self.hub.offers.auctioneers
+        return cleared | self.buyer.sellers | self.seller.buyers
 
     def _one(self, event: Event, now_ms: int) -> list[Effect]:
         match event:

@@ -97,6 +97,11 @@ class Seller:
             effects += self._next(stall, now_ms)
         return effects
 
+    @property
+    def buyers(self) -> set[PeerId]:
+        """Who was quoted or is answered now."""
+        return {sale.buyer for sale in self._sales.values()}
+
     def statistics(self) -> SellerStatistics:
         """What is going on now."""
         stalls = self._stalls.values()

@@ -41,6 +41,11 @@ class Table:
         """The live conversations of `query`."""
         return [conversation for conversation in query.conversations if conversation.ident in self._live]
 
+    @property
+    def sellers(self) -> set[PeerId]:
+        """With whom there are live conversations."""
+        return {conversation.option.agent.peer for conversation in self._live.values()}
+
     def with_seller(self, seller: PeerId) -> list[Conversation]:
         """All live conversations with `seller`."""
         return [c for c in self._live.values() if c.option.agent.peer == seller]

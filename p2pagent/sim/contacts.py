@@ -3,6 +3,8 @@
 The figures are those of the daemon's network (`net/muxer.py`, `net/neighbours.py`, `net/discovery.py`).
 """
 
+from collections.abc import Callable, Set
+
 from msgspec import Struct
 
 from p2pagent.types import PeerId
@@ -31,14 +33,17 @@ class Contact(Struct, eq=False):
     trade_ms: int = -BUSY_MS
 
 
-def idlest(contacts: dict[PeerId, Contact], newcomer: PeerId, now_ms: int) -> PeerId | None:
-    """Whom to let go for `newcomer`; nobody as long as there is room."""
+def idlest(
+    contacts: dict[PeerId, Contact], newcomer: PeerId, counterparties: Callable[[], Set[PeerId]], now_ms: int
+) -> PeerId | None:
+    """Whom to let go for `newcomer`, `counterparties` last; nobody as long as there is room."""
     if len(contacts) <= CONTACTS_MAX:
         return None
+    engaged = counterparties()
     standing = [peer for peer, contact in contacts.items() if peer != newcomer and contact.since_ms <= now_ms]
-    return min(standing, key=lambda peer: _claim(contacts[peer], now_ms), default=None)
+    return min(standing, key=lambda peer: (peer in engaged, _claim(contacts[peer], now_ms)), default=None)
 
 
 def _claim(contact: Contact, now_ms: int) -> tuple[bool, int]:
-    """What speaks for keeping a connection, least first."""
+    """What speaks for keeping a connection over which nothing is under way, least first."""
     return (now_ms - contact.trade_ms < BUSY_MS, max(contact.trade_ms, contact.since_ms))

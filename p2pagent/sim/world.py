@@ -332,7 +332,7 @@ class World:
             node.contacts[far.name] = Contact(up_ms, up_ms)
             self._push(up_ms, node, PeerUp(far.name))
         for node, far in ((one, other), (other, one)):
-            idle = idlest(node.contacts, far.name, self.now_ms)
+            idle = idlest(node.contacts, far.name, node.peer.counterparties, self.now_ms)
             if idle is not None:
                 self._part(node, idle)
         return one.contacts[other.name]

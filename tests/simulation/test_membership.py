@@ -307,6 +307,9 @@ class Liar(Device):
             effects += self.lies(self, now_ms)
         return effects
 
+    def counterparties(self) -> set[PeerId]:
+        return self.peer.counterparties()
+
     def known(self, keys: SimKeys, now_ms: int):
         record = make_record(keys, make_advert("agent", {1: 0.9}), space=self.town.space.name)
         return make_known(keys, record, issued_ms=now_ms)

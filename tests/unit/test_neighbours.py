@@ -19,10 +19,12 @@ steps = st.lists(
 )
 
 
-@given(steps, st.sets(peers, max_size=3))
-def test_the_least_needed_goes_and_never_the_newcomer(history: list[tuple[str, ID, float]], bootstrap: set[ID]) -> None:
+@given(steps, st.sets(peers, max_size=3), st.sets(peers))
+def test_the_least_needed_goes_and_never_the_newcomer(
+    history: list[tuple[str, ID, float]], bootstrap: set[ID], engaged: set[ID]
+) -> None:
     """The model keeps all it is told and applies the rules to it, one by one."""
-    neighbours = Neighbours(BOUND, bootstrap)
+    neighbours = Neighbours(BOUND, bootstrap, lambda: engaged)
     up_s: dict[ID, float] = {}
     frame_s: dict[ID, float] = {}
     now_s = 0.0
@@ -50,6 +52,8 @@ def test_the_least_needed_goes_and_never_the_newcomer(history: list[tuple[str, I
                 rivals = others - last_bootstrap
                 idle_s = {other: now_s - max(up_s[other], frame_s.get(other, 0)) for other in {one, *rivals}}
                 busy = {other for other in {one, *rivals} if other in frame_s and now_s - frame_s[other] < BUSY_S}
+                assert one not in engaged or rivals <= engaged
+                rivals = {other for other in rivals if (other in engaged) == (one in engaged)}
                 assert one not in busy or rivals <= busy
                 assert all(idle_s[one] >= idle_s[other] for other in rivals if (other in busy) == (one in busy))
                 # It is counted as gone before its connection has closed.
@@ -62,7 +66,7 @@ def test_the_least_needed_goes_and_never_the_newcomer(history: list[tuple[str, I
 
 
 def test_a_flood_of_newcomers_pushes_out_newcomers_only() -> None:
-    neighbours = Neighbours(2, ())
+    neighbours = Neighbours(2, (), frozenset)
     trader, *flood = PEERS
     neighbours.up(trader, 0)
     neighbours.exchanged(trader, 1)
@@ -74,16 +78,29 @@ def test_a_flood_of_newcomers_pushes_out_newcomers_only() -> None:
     assert trader in neighbours
 
 
+def test_with_whom_something_is_under_way_stays_though_all_others_have_traded_since() -> None:
+    engaged = {PEERS[0]}
+    neighbours = Neighbours(2, (), lambda: engaged)
+    for now_s, peer in enumerate(PEERS[:3]):
+        neighbours.up(peer, now_s)
+        neighbours.exchanged(peer, now_s)
+    assert neighbours.let_go(PEERS[2], 3) == [PEERS[1]]
+    neighbours.down(PEERS[1])
+    engaged.clear()
+    neighbours.up(PEERS[3], 4)
+    assert neighbours.let_go(PEERS[3], 4) == [PEERS[0]]
+
+
 @pytest.mark.parametrize(("bootstrap", "gone"), [(PEERS[:1], [PEERS[1]]), (PEERS[:2], [PEERS[0]])])
 def test_one_bootstrap_peer_is_kept(bootstrap: list[ID], gone: list[ID]) -> None:
-    neighbours = Neighbours(2, bootstrap)
+    neighbours = Neighbours(2, bootstrap, frozenset)
     for now_s, peer in enumerate(PEERS[:3]):
         neighbours.up(peer, now_s)
     assert neighbours.let_go(PEERS[2], 3) == gone
 
 
 def test_one_too_many_is_better_than_no_newcomer_or_no_bootstrap_peer() -> None:
-    neighbours = Neighbours(1, PEERS[:1])
+    neighbours = Neighbours(1, PEERS[:1], frozenset)
     neighbours.up(PEERS[0], 0)
     neighbours.up(PEERS[1], 1)
     assert neighbours.let_go(PEERS[1], 1) == []
@@ -91,7 +108,7 @@ def test_one_too_many_is_better_than_no_newcomer_or_no_bootstrap_peer() -> None:
 
 
 def test_who_comes_back_while_it_is_let_go_stays() -> None:
-    neighbours = Neighbours(1, ())
+    neighbours = Neighbours(1, (), frozenset)
     neighbours.up(PEERS[0], 0)
     neighbours.up(PEERS[1], 1)
     assert neighbours.let_go(PEERS[1], 1) == [PEERS[0]]

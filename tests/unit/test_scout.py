@@ -53,6 +53,7 @@ class Ground:
     def __init__(self, space: Space, keys: Keys = ME, own: OwnLoad = FREE, skill: float = 0.05) -> None:
         self.space = space
         self.directory = Directory(keys.peer, "test")
+        self.neighbours: set[PeerId] = set()
         disputes = Disputes(keys, Credit(0, {}), [], [])
         advert = make_advert("agent", {SUBJECT: skill})
         self.scout = Scout(
@@ -64,6 +65,7 @@ class Ground:
             Random(1),
             Own(own),
             Memory(space, {}),
+            self.neighbours,
             (advert,),
         )
 
@@ -132,6 +134,14 @@ def test_no_stranger_is_asked_whose_wait_is_believed_to_cost_more_than_it_gains(
     ground.add(ALICE, 0.95, Load(2, 90, 900, 900, 90_000_000))
     assert ground.called() == [ME.peer]
     assert ground.called(delay_microcredits_per_s=10) == [ALICE.peer, ME.peer]
+
+
+def test_of_equals_who_is_connected_is_rather_asked_than_who_has_to_be_dialled(ground: Ground) -> None:
+    ground.add(ALICE, 0.95)
+    ground.add(BOB, 0.95)
+    strange = ground.first(100)[BOB.peer]
+    ground.neighbours.add(BOB.peer)
+    assert ground.first(100)[BOB.peer] > strange + 10
 
 
 def test_who_is_far_better_is_asked_alone(ground: Ground) -> None:

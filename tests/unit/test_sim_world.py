@@ -38,6 +38,10 @@ class Scripted:
     def __init__(self) -> None:
         self.seen: list[tuple[int, Event]] = []
         self.todo: list[list[Effect]] = []
+        self.engaged: set[PeerId] = set()
+
+    def counterparties(self) -> set[PeerId]:
+        return self.engaged
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
         if isinstance(event, Leave):
@@ -184,6 +188,21 @@ def test_connections_are_bounded_and_the_idlest_is_let_go_in_good_order() -> Non
     node = stage.world.node(A)
     assert node is not None
     assert len(node.contacts) == CONTACTS_MAX
+
+
+def test_with_whom_something_is_under_way_is_let_go_last() -> None:
+    stage = Stage(*NAMES)
+    for number, other in enumerate(NAMES[1 : CONTACTS_MAX + 1]):
+        stage.world.run(10 * number)
+        stage.world.connect(A, other)
+    stage.peers[A].engaged = {NAMES[1], NAMES[2]}
+    stage.do(A, Send(NAMES[100], nack()))
+    stage.world.run(5_000)
+    assert [event for _, event in stage.saw(A, PeerIdle)] == [PeerIdle(NAMES[3])]
+    stage.peers[A].engaged = set(NAMES)
+    stage.do(A, Send(NAMES[101], nack()))
+    stage.world.run(10_000)
+    assert [event for _, event in stage.saw(A, PeerIdle)][1:] == [PeerIdle(NAMES[1])]
 
 
 def test_newcomers_push_out_others_like_them_before_whom_we_trade_with() -> None:

@@ -14,7 +14,7 @@ from p2pagent.sim.keys import SimKeys
 from p2pagent.types import AgentRef
 from tests.marketplace import EXPERTS, FAULTS, SUBJECT, Market, answer, local_job
 from tests.scenario import START_MS, make_advert, make_ask
-from tests.strangers import ALICE, BOB, CAROL, make_delta, make_final, sent
+from tests.strangers import ALICE, BOB, CAROL, ME, make_delta, make_final, sent
 
 
 @pytest.mark.parametrize("fault", [f for _, f in FAULTS], ids=[name for name, _ in FAULTS])
@@ -89,6 +89,16 @@ def test_a_runner_up_that_goes_away_is_not_awarded(market: Market) -> None:
     assert market.awarded == []
     market.quote(CAROL)
     assert market.awarded == [CAROL]
+
+
+def test_counterparties_are_those_with_whom_something_would_break_off(market: Market) -> None:
+    assert market.peer.counterparties() == set()
+    market.ask()
+    assert market.peer.counterparties() == {ME.peer, *(keys.peer for keys in EXPERTS)}
+    market.quote(*EXPERTS)
+    assert market.peer.counterparties() == {ALICE.peer, BOB.peer}  # who answers, and who is next
+    answer(market, ALICE)
+    assert market.peer.counterparties() == set()
 
 
 def test_a_seller_that_falls_silent_is_replaced(market: Market) -> None:

@@ -91,8 +91,9 @@ def no_daemon(home: Path) -> LocalError:
     return LocalError(f"no daemon is running for {home}", "start it with `p2pagent up`", Exit.NO_DAEMON)
 
 
-def private_file(path: Path, content: bytes) -> Path:
-    """A new file beside `path`, which is to take its place, and which nobody else can read.
+@contextmanager
+def private_file(path: Path, content: bytes) -> Iterator[Path]:
+    """A new file beside `path`, which nobody else can read; within the block it is to be put in its place.
 
     Raises:
         OSError: it cannot be written; then there is none.
@@ -103,10 +104,9 @@ def private_file(path: Path, content: bytes) -> Path:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-    except OSError:
-        temporary.unlink()
-        raise
-    return temporary
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _secret(path: Path) -> bytes:
@@ -126,10 +126,6 @@ def _secret(path: Path) -> bytes:
 
 
 def _create(path: Path) -> None:
-    temporary = private_file(path, secrets.token_hex(_SECRET_BYTES).encode())
-    try:
-        # A link, unlike a rename, fails where another process was first: then its secret holds.
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink()
+    # A link, unlike a rename, fails where another process was first: then its secret holds.
+    with private_file(path, secrets.token_hex(_SECRET_BYTES).encode()) as temporary, suppress(FileExistsError):
+        os.link(temporary, path)

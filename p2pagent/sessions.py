@@ -70,12 +70,8 @@ class Sessions:
         """
         path = self._path(name)
         try:
-            temporary = private_file(path, msgspec.json.encode(turns))
-            try:
+            with private_file(path, msgspec.json.encode(turns)) as temporary:
                 temporary.replace(path)
-            except OSError:
-                temporary.unlink()
-                raise
         except OSError as error:
             raise LocalError(f"cannot write {path}: {error.strerror}", "mend its permissions", Exit.STORE) from error
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import trio
 
+from p2pagent.bounded import bound
 from p2pagent.tokeniser import Tokeniser, read
 from p2pagent.types import ChatMessage
 
@@ -72,6 +73,5 @@ class Tokenisers:
         if tokeniser.digest != digest:
             raise ValueError("its files have changed")
         self._loaded[digest] = tokeniser
-        if len(self._loaded) > LOADED_MAX:
-            self._loaded.popitem(last=False)
+        bound(self._loaded, LOADED_MAX)
         return tokeniser

@@ -10,6 +10,7 @@ import trio
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
+from p2pagent.bounded import bound
 from p2pagent.errors import Exit, LocalError
 from p2pagent.net.events import BootstrapFailed, OnEvent
 from p2pagent.net.host import peer_id_of
@@ -99,8 +100,7 @@ class AddressBook:
         merged = dict.fromkeys([*addresses, *self._known.get(peer, ())])
         self._known[peer] = list(merged)[:ADDRESSES_PER_PEER_MAX]
         self._known.move_to_end(peer)
-        if len(self._known) > PEERS_MAX:
-            self._known.popitem(last=False)
+        bound(self._known, PEERS_MAX)
 
     def of(self, peer: ID) -> list[Multiaddr]:
         return list(self._known.get(peer, ()))

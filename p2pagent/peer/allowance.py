@@ -1,5 +1,6 @@
 """How often a peer may have something done for it: so many times at once, and once more per so many milliseconds."""
 
+from p2pagent.bounded import bound
 from p2pagent.peer.directory import PEERS_MAX
 from p2pagent.types import PeerId
 
@@ -18,6 +19,5 @@ class Allowance:
         spent = max(0.0, spent - (now_ms - then_ms) / self._refill_ms)
         allowed = spent + 1 <= self._burst
         self._spent[peer] = (spent + allowed, now_ms)
-        if len(self._spent) > PEERS_MAX:
-            del self._spent[next(iter(self._spent))]
+        bound(self._spent, PEERS_MAX)
         return allowed

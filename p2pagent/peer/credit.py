@@ -6,6 +6,7 @@ credit limit, and the answers that it has not signed for are few; a quote beyond
 
 from msgspec import Struct
 
+from p2pagent.bounded import bound
 from p2pagent.market.receipts import credit_limit
 from p2pagent.types import Microcredits, PeerId
 
@@ -44,8 +45,7 @@ class Credit:
         charged = self.charged(buyer, now_ms) + amount
         self._charges.pop(buyer, None)
         self._charges[buyer] = (charged, now_ms)
-        if len(self._charges) > BUYERS_MAX:
-            del self._charges[next(iter(self._charges))]
+        bound(self._charges, BUYERS_MAX)
 
     def charged(self, buyer: PeerId, now_ms: int) -> Microcredits:
         """What is left of the charges against `buyer` after some time."""

@@ -12,7 +12,7 @@ from random import Random
 
 from msgspec import Struct, field
 
-from p2pagent.peer.directory import bound
+from p2pagent.bounded import bound
 from p2pagent.peer.gossip_messages import Proof
 from p2pagent.types import PeerId
 

@@ -7,11 +7,11 @@ Rule 4: one that we could not reach is called again only after direct contact or
 Rule 5: every breach of the protocol is held against its peer, and too many of them are the end of it.
 """
 
-from collections.abc import Callable, Hashable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
+from p2pagent.bounded import bound
 from p2pagent.peer.gossip_messages import Heartbeat, Load, Proof, Record, SignedHeartbeat, SignedRecord
 from p2pagent.peer.messages import ARRAY_LENGTH_MAX
 from p2pagent.types import PeerId
@@ -33,9 +33,6 @@ FAULTS_MAX = 16
 
 FAULT_MS = 60_000
 """One breach is forgotten in this time."""
-
-_K = TypeVar("_K", bound=Hashable)
-_V = TypeVar("_V")
 
 
 class Entry(Struct):
@@ -274,12 +271,6 @@ def is_timely(heartbeat: Heartbeat, now_ms: int) -> bool:
     ends_ms = heartbeat.issued_ms + min(heartbeat.lease_ms, LEASE_MS_MAX)
     running = not heartbeat.lease_ms or ends_ms + CLOCK_SKEW_MS > now_ms
     return running and heartbeat.issued_ms <= now_ms + CLOCK_SKEW_MS
-
-
-def bound(table: dict[_K, _V], most: int) -> None:
-    """Forget what was put into `table` first until it holds `most`."""
-    while len(table) > most:
-        del table[next(iter(table))]
 
 
 def _order(heartbeat: Heartbeat) -> tuple[int, int, int]:

@@ -9,11 +9,12 @@ from random import Random
 
 from msgspec import Struct
 
+from p2pagent.bounded import bound
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.cells import Cells
-from p2pagent.peer.directory import Directory, bound, is_timely
+from p2pagent.peer.directory import Directory, is_timely
 from p2pagent.peer.doubts import Doubts
 from p2pagent.peer.effects import Effect, Learn, Send
 from p2pagent.peer.gossip_messages import (

@@ -7,6 +7,7 @@ Rule 3: nobody can have us check or send large things as often as it likes.
 
 from random import Random
 
+from p2pagent.bounded import bound
 from p2pagent.errors import RemoteError
 from p2pagent.keys import Keys
 from p2pagent.peer.allowance import Allowance
@@ -99,8 +100,7 @@ class Hub:
         if not self._asked.take(holder, now_ms):
             return []
         self._fetching[sheet] = None
-        if len(self._fetching) > FETCHES_MAX:
-            del self._fetching[next(iter(self._fetching))]
+        bound(self._fetching, FETCHES_MAX)
         return [Send(holder, Fetch(sheet))]
 
     def on_message(self, peer: PeerId, message: HubMessage, now_ms: int) -> list[Effect]:
@@ -177,8 +177,7 @@ class Hub:
         if known is not None and known.body == statement.body:
             return []
         self._books.setdefault(clearing, statement)
-        if len(self._books) > BOOKS_MAX:
-            del self._books[next(iter(self._books))]
+        bound(self._books, BOOKS_MAX)
         if known is not None:
             return self._lie(clearing, Proof((known, statement)), now_ms)
         try:
@@ -258,8 +257,7 @@ class Hub:
         clearing = ack.clearing
         if self._takes_part(clearing):
             self._owed.setdefault(clearing, {})[ack.what] = statement
-            if len(self._owed) > BOOKS_MAX:
-                del self._owed[next(iter(self._owed))]
+            bound(self._owed, BOOKS_MAX)
 
     def _omission(self, clearing: Clearing, sheet: Statement) -> Proof | None:
         """Proof that the sheet of a clearing that is over for us lacks what was acknowledged to us."""

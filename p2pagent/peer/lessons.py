@@ -6,7 +6,7 @@ without paying for answers.
 
 from msgspec import Struct
 
-from p2pagent.peer.directory import bound
+from p2pagent.bounded import bound
 from p2pagent.routing.qos import Forecast, Outcome, Task
 from p2pagent.routing.qos_frozen import Frozen
 

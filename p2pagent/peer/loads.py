@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from p2pagent.bounded import bound
 from p2pagent.market.pricing import decayed
-from p2pagent.peer.directory import bound
 from p2pagent.peer.gossip_messages import Load
 from p2pagent.peer.messages import Quote
 from p2pagent.routing.beliefs import Belief, Prior, Snapshot, prior

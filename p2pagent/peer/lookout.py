@@ -5,10 +5,11 @@ A followed cell is kept at a size that one table can hold. Another's is looked a
 
 from random import Random
 
+from p2pagent.bounded import bound
 from p2pagent.errors import RemoteError
 from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.cells import Cells
-from p2pagent.peer.directory import Directory, bound
+from p2pagent.peer.directory import Directory
 from p2pagent.peer.effects import Effect, Find, Provide, Send
 from p2pagent.peer.gossip_messages import AgentAdvert, Look, Sight
 from p2pagent.peer.hearsay import Hearsay

@@ -6,7 +6,7 @@ from random import Random
 import msgspec
 from msgspec import structs
 
-from p2pagent.peer.directory import bound
+from p2pagent.bounded import bound
 from p2pagent.peer.effects import Effect, Learned
 from p2pagent.peer.events import Delivery, Rated, Rating
 from p2pagent.routing.exploration import explored

@@ -2,7 +2,8 @@
 
 from typing import Generic, TypeVar
 
-from p2pagent.peer.directory import PEERS_MAX, bound
+from p2pagent.bounded import bound
+from p2pagent.peer.directory import PEERS_MAX
 from p2pagent.peer.gossip_messages import Heartbeat, Record, Suspicion
 from p2pagent.peer.wire import parsed
 

@@ -11,7 +11,7 @@ The money is bounded by the quoted cap, and no question goes there until it is g
 
 from msgspec import Struct
 
-from p2pagent.peer.directory import bound
+from p2pagent.bounded import bound
 from p2pagent.peer.effects import Effect, RaiseDispute, Recount
 from p2pagent.peer.events import Recounted
 from p2pagent.peer.messages import Dispute, Receipt

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from p2pagent.peer.directory import PEERS_MAX, bound
+from p2pagent.bounded import bound
+from p2pagent.peer.directory import PEERS_MAX
 from p2pagent.peer.gossip_messages import News, SignedHeartbeat, SignedSuspicion
 from p2pagent.types import PeerId
 

@@ -13,11 +13,12 @@ from typing import Protocol
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from p2pagent.bounded import bound
 from p2pagent.config import Preferences
 from p2pagent.market.receipts import price_cap
 from p2pagent.peer import choice, versions
 from p2pagent.peer.choice import Habit, Option
-from p2pagent.peer.directory import Directory, bound
+from p2pagent.peer.directory import Directory
 from p2pagent.peer.disputes import Disputes
 from p2pagent.peer.events import Ask
 from p2pagent.peer.gossip_messages import AgentAdvert, Load

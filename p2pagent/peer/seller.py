@@ -275,9 +275,7 @@ class Seller:
     def on_held(self, agent: str, held: Held | None) -> None:
         """The engine of an agent says what its cache holds; with None, that it does not tell any more."""
         stall = self._stalls.get(agent)
-        if stall is not None and held is None:
-            stall.shelf.untold()
-        elif stall is not None and held is not None:
+        if stall is not None:
             stall.shelf.told(held)
 
     def on_failure(self, job: bytes, reason: Literal["engine", "length"], now_ms: int) -> list[Effect]:

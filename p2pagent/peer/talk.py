@@ -3,10 +3,11 @@
 Rule: a message from a peer is direct contact; nobody but itself, or a helper that we asked, can answer for it.
 """
 
+from p2pagent.bounded import bound
 from p2pagent.keys import Keys
 from p2pagent.peer.allowance import Allowance
 from p2pagent.peer.detector import ACK_MS, Detector, Suspicions
-from p2pagent.peer.directory import Directory, bound
+from p2pagent.peer.directory import Directory
 from p2pagent.peer.effects import Effect, Send, SetTimer
 from p2pagent.peer.events import Timer
 from p2pagent.peer.gossip_messages import Ack, Nack, News, Ping, Proof, Relay, SignedSuspicion, Suspicion

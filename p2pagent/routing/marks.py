@@ -16,6 +16,7 @@ from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
+from p2pagent.bounded import bound
 from p2pagent.types import ChatMessage, PeerId
 
 PIECE_BYTES = 256
@@ -132,8 +133,7 @@ class Texts:
         for name, text in found.items():
             self._digests[name] = text
             self._digests.move_to_end(name)
-        while len(self._digests) > TEXTS_MAX:
-            self._digests.popitem(last=False)
+        bound(self._digests, TEXTS_MAX)
         return True
 
 

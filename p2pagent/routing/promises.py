@@ -6,6 +6,7 @@ only until some of its answers have come; so is one whose slots are fast and who
 
 from collections import OrderedDict
 
+from p2pagent.bounded import bound
 from p2pagent.routing.qos import WAIT_MS_MAX
 from p2pagent.routing.qos_lengths import EXPECTED, Lengths
 from p2pagent.types import AgentRef
@@ -43,8 +44,7 @@ class Promises:
         kept.weight = FORGET * kept.weight + 1
         kept.late_ms = FORGET * kept.late_ms + max(-WAIT_MS_MAX, min(WAIT_MS_MAX, late_ms))
         kept.lengths.learn(output_tokens, max_tokens)
-        if len(self._kept) > AGENTS_MAX:
-            self._kept.popitem(last=False)
+        bound(self._kept, AGENTS_MAX)
 
     def late_ms(self, agent: AgentRef) -> int:
         """By how much an answer of `agent` is expected to be later than quoted: a forgetting mean, 0 for who is new."""

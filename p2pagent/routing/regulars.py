@@ -7,6 +7,7 @@ once would start them all where nothing was to do yet.
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
+from p2pagent.bounded import bound
 from p2pagent.routing.marks import Link
 from p2pagent.types import AgentRef
 
@@ -37,14 +38,13 @@ class Regulars:
         """
         for link in reversed(links):
             known = self._last.pop(link.digest, None)
-            if known is not None and link is not links[-1]:
-                self._cycle_ms = TOLD_APART * self._cycle_ms + (1 - TOLD_APART) * (now_ms - known[1])
             if known is not None:
+                if link is not links[-1]:
+                    self._cycle_ms = TOLD_APART * self._cycle_ms + (1 - TOLD_APART) * (now_ms - known[1])
                 break
         if links:
             self._last[links[-1].digest] = agent, now_ms
-        if len(self._last) > CONVERSATIONS_MAX:
-            self._last.popitem(last=False)
+        bound(self._last, CONVERSATIONS_MAX)
 
     def answers_per_s(self, now_ms: int) -> dict[AgentRef, float]:
         """How many further turns each agent is to expect."""

@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from p2pagent.bounded import bound
 from p2pagent.routing.marks import Link, Prefix
 from p2pagent.routing.returns import Returns
 from p2pagent.types import AgentRef, Usage
@@ -81,8 +82,11 @@ class Shelf:
         self._tokens_per_byte = TOKENS_PER_BYTE
         self._told: dict[tuple[bytes, bytes], int] | None = None
 
-    def told(self, held: Held) -> None:
-        """The engine says what it holds."""
+    def told(self, held: Held | None) -> None:
+        """The engine says what it holds; with None, that it does not tell any more."""
+        if held is None:
+            self._told = None
+            return
         if self._told is None:
             self._told = {}
         for tag, tokens in held.entries:
@@ -90,10 +94,6 @@ class Shelf:
                 self._told[held.domain, tag] = tokens
             else:
                 self._told.pop((held.domain, tag), None)
-
-    def untold(self) -> None:
-        """The engine does not say any more what it holds."""
-        self._told = None
 
     def held_tokens(
         self, domain: bytes, prefix: Sequence[Prefix], prompt_tokens: int, begun: Iterable[Prompt] = ()
@@ -197,8 +197,7 @@ class Recall:
             self._ends.pop(name, None)
             if end_tokens <= cached_tokens + BLOCK_TOKENS_MAX:
                 self._ends[name] = end_tokens, computed_tokens
-        while len(self._ends) > LINKS_KEPT:
-            self._ends.popitem(last=False)
+        bound(self._ends, LINKS_KEPT)
 
     def expected_tokens(
         self, agent: AgentRef, links: Sequence[Link], capacity_tokens: int, computed_tokens: int, prompt_tokens: int

@@ -4,6 +4,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Container
 from random import Random
 
+from p2pagent.bounded import bound
 from p2pagent.types import PeerId
 
 LOOKUP_MS = 200
@@ -29,8 +30,7 @@ class Dht:
         known = self._providers[cell]
         known[peer] = None
         known.move_to_end(peer)
-        if len(known) > PROVIDERS_MAX:
-            known.popitem(last=False)
+        bound(known, PROVIDERS_MAX)
 
     def find(
         self, cell: str, seeker: PeerId, near: Container[PeerId], answers: Callable[[PeerId], bool | None]

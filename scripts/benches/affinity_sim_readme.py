@@ -1,21 +1,8 @@
 """README.md's account of a run of the affinity bench on simulated nodes, from its JSON alone."""
 
-from collections.abc import Callable
 from typing import Any
 
-from scripts.benches.affinity_vllm_readme import held
-from scripts.benches.market_readme import spread
-
-FIGURES = {
-    "hit_rate": ("found in a cache", 3),
-    "ttft_ms": ("first token, mean, ms", 0),
-    "ttft_ms_p95": ("p95", 0),
-    "end_to_end_ms": ("whole answer, mean, ms", 0),
-    "end_to_end_ms_p95": ("p95", 0),
-    "price_microcredits": ("price", 0),
-    "quoted_in_vain": ("quoted in vain", 3),
-}
-"""Columns: what they are called, and how many digits are told."""
+from scripts.benches.affinity_vllm_readme import FIGURES, held, policies
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -39,21 +26,7 @@ def asked(trace: dict[str, Any]) -> str:
     )
 
 
-def policies(rows: list[dict[str, Any]]) -> str:
-    """A row per policy, with intervals over traces; prices are in microcredits."""
-    return table(rows, lambda row: row["policy"], FIGURES)
-
-
 def without(rows: list[dict[str, Any]]) -> str:
     """A row per part that is taken out."""
-    return table(rows, lambda row: f"{row['policy']}, {row['nodes']} nodes", {"stayed": ("stayed", 3), **FIGURES})
-
-
-def table(
-    rows: list[dict[str, Any]], name: Callable[[dict[str, Any]], str], columns: dict[str, tuple[str, int]]
-) -> str:
-    lines = [f"| policy | {' | '.join(title for title, _ in columns.values())} |", f"|---|{'---|' * len(columns)}"]
-    for row in rows:
-        cells = (spread(row[key], digits) for key, (_, digits) in columns.items())
-        lines.append(f"| {name(row)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    named = [{**row, "policy": f"{row['policy']}, {row['nodes']} nodes"} for row in rows]
+    return policies(named, {"stayed": ("stayed", 3), **FIGURES})

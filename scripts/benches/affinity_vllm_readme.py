@@ -2,8 +2,19 @@
 
 from typing import Any
 
-from scripts.benches.game_readme import measured
-from scripts.benches.market_readme import spread
+from scripts.benches.game_readme import against_target
+from scripts.benches.markdown import spread, table
+
+FIGURES = {
+    "hit_rate": ("found in a cache", 3),
+    "ttft_ms": ("first token, mean, ms", 0),
+    "ttft_ms_p95": ("p95", 0),
+    "end_to_end_ms": ("whole answer, mean, ms", 0),
+    "end_to_end_ms_p95": ("p95", 0),
+    "price_microcredits": ("price", 0),
+    "quoted_in_vain": ("quoted in vain", 3),
+}
+"""Columns: what they are called, and how many digits are told."""
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -29,28 +40,18 @@ def asked(trace: dict[str, Any], speed: dict[str, float]) -> str:
 
 def held(targets: list[dict[str, Any]]) -> str:
     """A row per target that is a figure."""
-    rows = [f"| {t['name']} | {t['target']} | {measured(t)} |" for t in targets if t["target"][0] != "="]
-    return "\n".join(["| | target | measured |", "|---|---|---|", *rows])
+    return against_target("", [target for target in targets if target["target"][0] != "="])
 
 
-def policies(rows: list[dict[str, Any]]) -> str:
+def policies(rows: list[dict[str, Any]], columns: dict[str, tuple[str, int]] = FIGURES) -> str:
     """A row per policy, hit rates with intervals over runs, the rest over conversations within them.
 
     Prices are in microcredits; what was quoted in vain is a share of all prompt tokens.
     """
-    times = "first token, mean, ms", "p95", "whole answer, mean, ms", "p95"
-    head = "policy", "found in a cache", *times, "price", "quoted in vain"
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row in rows:
-        cells = (
-            row["policy"],
-            spread(row["hit_rate"], 3),
-            spread(row["ttft_ms"], 0),
-            f"{row['ttft_ms_p95']:,.0f}",
-            spread(row["end_to_end_ms"], 0),
-            f"{row['end_to_end_ms_p95']:,.0f}",
-            spread(row["price_microcredits"], 0),
-            f"{row['quoted_in_vain']:.3f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = ([row["policy"], *(cell(row[key], digits) for key, (_, digits) in columns.items())] for row in rows)
+    return table(["policy", *(title for title, _ in columns.values())], lines)
+
+
+def cell(figure: dict[str, Any] | float, digits: int) -> str:
+    """A figure, with its interval where it has one."""
+    return spread(figure, digits) if isinstance(figure, dict) else f"{figure:,.{digits}f}"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scripts.benches.market_readme import spread
+from scripts.benches.markdown import spread, table
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -24,27 +24,23 @@ def churn(rows: list[dict[str, Any]]) -> str:
         "a death suspected by 99 % of those who follow its cell, s": [spread(row["suspected_s"], 1) for row in rows],
         "known to them, s": [spread(row["gone_s"], 1) for row in rows],
     }
-    (head, cells), *body = lines.items()
-    drawn = [f"| {head} | {' | '.join(cells)} |", f"|---|{'---|' * len(cells)}"]
-    return "\n".join([*drawn, *(f"| {label} | {' | '.join(values)} |" for label, values in body)])
+    head, *body = ([label, *cells] for label, cells in lines.items())
+    return table(head, body)
 
 
 def gossip(rows: list[dict[str, Any]]) -> str:
     """A row per size and churn."""
-    lines = [
-        "| peers | leaving a minute | sent by one, bytes/s | received, bytes/s | peers known |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = (
+    lines = (
+        [
             f"{row['peers']:,}",
             f"{row['churn_per_minute']:.0%}",
             f"{row['out_bytes_per_s']['value']:,.0f}",
             f"{row['in_bytes_per_s']['value']:,.0f}",
             f"{row['peers_known_mean']['value']:,.0f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        ]
+        for row in rows
+    )
+    return table(["peers", "leaving a minute", "sent by one, bytes/s", "received, bytes/s", "peers known"], lines)
 
 
 def scale(run: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from scripts.benches.markdown import MISSING, table
+
 PEERS = (50, 1_000)
 LOADS = ("load 0.3", "load 0.7", "load 0.9", "load 0.95")
 UNBOUNDED = "grows"
@@ -10,39 +12,38 @@ GROWTH_MAX = 0.01
 
 def tables(result: dict[str, Any]) -> str:
     """What was held to a target, then latency and accuracy of every policy at few points."""
-    return "\n\n".join([held(result["targets"]), *(points(result, peers) for peers in PEERS)])
+    held = against_target("ours, at the worst point", result["targets"])
+    return "\n\n".join([held, *(points(result, peers) for peers in PEERS)])
 
 
-def held(targets: list[dict[str, Any]]) -> str:
-    """A row per target, at its worst point."""
-    rows = [f"| {t['name']} | {t['target']} | {measured(t)} |" for t in targets]
-    return "\n".join(["| ours, at the worst point | target | measured |", "|---|---|---|", *rows])
+def against_target(title: str, targets: list[dict[str, Any]]) -> str:
+    """A row per target, under this title."""
+    return table([title, "target", "measured"], ([t["name"], t["target"], measured(t)] for t in targets))
 
 
 def measured(target: dict[str, Any]) -> str:
     if target["measured"] is None:
-        return "not measured"
+        return MISSING
     return f"{target['measured']:.3f}" + ("" if target["met"] else ", missed")
 
 
 def points(result: dict[str, Any], peers: int) -> str:
     """A row per policy: mean seconds and accuracy per load, and what it costs in probes."""
     rows = {metric: by_policy(result[metric], peers) for metric in ("latency_s", "accuracy", "probes", "growth")}
-    head = f"| {peers:,} peers | {' | '.join(LOADS)} | probes at 0.7 |"
-    lines = [
-        f"| {policy} | {' | '.join(cell(rows, policy, load) for load in LOADS)} | {probes(rows, policy)} |"
+    lines = (
+        [policy, *(cell(rows, policy, load) for load in LOADS), probes(rows, policy)]
         for policy, latencies in rows["latency_s"].items()
         if all(latencies[load] is not None for load in LOADS)
-    ]
-    return "\n".join([head, f"|---|{'---|' * (len(LOADS) + 1)}", *lines])
+    )
+    return table([f"{peers:,} peers", *LOADS, "probes at 0.7"], lines)
 
 
 def probes(rows: dict[str, dict[str, dict[str, Any]]], policy: str) -> str:
     return f"{rows['probes'][policy][LOADS[1]]:.1f}"
 
 
-def by_policy(table: list[dict[str, Any]], peers: int) -> dict[str, dict[str, Any]]:
-    return {row["policy"]: row for row in table if row["peers"] == peers}
+def by_policy(rows: list[dict[str, Any]], peers: int) -> dict[str, dict[str, Any]]:
+    return {row["policy"]: row for row in rows if row["peers"] == peers}
 
 
 def cell(rows: dict[str, dict[str, dict[str, Any]]], policy: str, load: str) -> str:

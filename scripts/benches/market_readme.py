@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from scripts.benches.markdown import spread, table
+
 WEIGHTS = {"uniform": "uniform weights", "prototype": "experts and prototypes"}
 
 
@@ -29,15 +31,15 @@ def held(result: dict[str, Any]) -> str:
     for row in result["clear_over_lsa"]:
         size = f"{row['queries']}x{row['agents']}x{row['slots']}"
         label = f"clearing with all client payments over one assignment, {size}, {WEIGHTS[row['weights']]}"
-        rows.append((label, limits[f"clear_over_lsa {size} {row['weights']}"], spread(row["ratio"])))
+        rows.append((label, limits[f"clear_over_lsa {size} {row['weights']}"], spread(row["ratio"], 2)))
     for row in result["naive_speedup"]:
         limit = limits[f"naive_speedup {row['weights']}"]
         rows.append(
             (f"a re-solve per payment over clearing, {WEIGHTS[row['weights']]}", limit, spread(row["speedup"], 0))
         )
         label = f"all seller payments over one assignment, {WEIGHTS[row['weights']]}"
-        rows.append((label, "", spread(row["seller_gains_over_lsa"])))
-    return "\n".join(["| | target | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+        rows.append((label, "", spread(row["seller_gains_over_lsa"], 2)))
+    return table(["", "target", "measured"], rows)
 
 
 def thickness(rows: list[dict[str, Any]]) -> str:
@@ -46,12 +48,11 @@ def thickness(rows: list[dict[str, Any]]) -> str:
         "sellers": [str(row["sellers"]) for row in rows],
         "a lying seller's mean gain, share of a trade's value": [percent(row["gain_share_of_trade"]) for row in rows],
         "its largest gain": [f"{row['gain_largest_share_of_trade']:.1%}" for row in rows],
-        "paid over cost, balanced": [spread(row["paid_over_cost"]) for row in rows],
-        "received over paid, contingent": [spread(row["contingent_received_over_paid"]) for row in rows],
+        "paid over cost, balanced": [spread(row["paid_over_cost"], 2) for row in rows],
+        "received over paid, contingent": [spread(row["contingent_received_over_paid"], 2) for row in rows],
     }
-    (head, cells), *body = lines.items()
-    drawn = [f"| {head} | {' | '.join(cells)} |", f"|---|{'---|' * len(cells)}"]
-    return "\n".join([*drawn, *(f"| {label} | {' | '.join(values)} |" for label, values in body)])
+    head, *body = ([label, *cells] for label, cells in lines.items())
+    return table(head, body)
 
 
 def hubs(rows: list[dict[str, Any]]) -> str:
@@ -67,8 +68,7 @@ def hubs(rows: list[dict[str, Any]]) -> str:
         "added ms": lambda r: str(r["latency_ms_mean"]),
         "round trips": lambda r: str(r["latency_round_trips_mean"]),
     }
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(cell(r) for cell in columns.values())} |" for r in rows)])
+    return table([*columns], ([cell(row) for cell in columns.values()] for row in rows))
 
 
 def of(share: dict[str, Any]) -> str:
@@ -81,9 +81,3 @@ def counted(tally: dict[str, Any]) -> str:
 
 def percent(interval: dict[str, Any]) -> str:
     return f"{interval['value']:.1%} ({interval['low']:.1%} to {interval['high']:.1%})"
-
-
-def spread(interval: dict[str, Any] | None, digits: int = 2) -> str:
-    if interval is None:
-        return "not measured"
-    return f"{interval['value']:.{digits}f} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"

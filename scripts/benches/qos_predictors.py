@@ -2,27 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from sys import maxsize
-from typing import NamedTuple
 
 from river.dummy import StatisticRegressor
 from river.forest import ARFRegressor
 from river.stats import EWMean
 from river.tree import HoeffdingAdaptiveTreeRegressor
 
+from p2pagent.peer.messages import RateCard
 from p2pagent.routing.qos import Predictor, Sample
 from p2pagent.routing.qos_physical import Physical
 from scripts.benches.qos_hoeffding import RECENT, Hoeffding
 
-
-class Card(NamedTuple):
-    """Rates that part all kinds of tokens, in microcredits."""
-
-    prompt: int = 10
-    cached: int = 1
-    output: int = 40
-
-
-RATES = Card()
+RATES = RateCard(10, 1, 40)
+"""Rates that part all kinds of tokens, in microcredits."""
 
 CONTENDERS: dict[str, Callable[[Sequence[Sample]], Predictor]] = {
     "physical": Physical,

@@ -3,8 +3,8 @@
 from statistics import fmean
 from typing import Any
 
-from scripts.benches.affinity_vllm_readme import held
-from scripts.benches.market_readme import spread
+from scripts.benches.game_readme import against_target
+from scripts.benches.markdown import spread, table
 from scripts.benches.qos_replay import MEANT
 
 OURS = "physical"
@@ -41,35 +41,29 @@ def missed(targets: list[dict[str, Any]]) -> str:
     """How many targets were met, and a row per target that was not."""
     misses = [target for target in targets if not target["met"]]
     told = f"{len(targets) - len(misses)} of {len(targets)} targets are met"
-    return f"{told}; these are not:\n\n{held(misses)}" if misses else f"{told}."
+    return f"{told}; these are not:\n\n{against_target('', misses)}" if misses else f"{told}."
 
 
 def ours(found: dict[tuple[str, str, str], dict[str, Any]]) -> str:
     """A row per figure and a column per window: error, that over the tree's, share of answers in their bands."""
-    lines = [
-        f"| ours: error, over the Hoeffding tree's, in band | {' | '.join(WINDOWS)} |",
-        f"|---|{'---|' * len(WINDOWS)}",
-    ]
+    lines = []
     for figure, (title, unit) in FIGURES.items():
         rows = [found[OURS, figure, window] for window in WINDOWS]
         cells = [
             f"{row['error'] * unit:,.3g}, {spread(row['error_over_tree'], 2)}, {spread(row['coverage'], 2)}"
             for row in rows
         ]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([title, *cells])
+    return table(["ours: error, over the Hoeffding tree's, in band", *WINDOWS], lines)
 
 
 def predictors(found: dict[tuple[str, str, str], dict[str, Any]]) -> str:
     """A row per predictor and a column per window: error over the tree's, mean over `MEANT`."""
-    lines = [
-        f"| error over the Hoeffding tree's, mean of {len(MEANT)} figures | {' | '.join(WINDOWS)} |",
-        f"|---|{'---|' * len(WINDOWS)}",
-    ]
+    lines = []
     for predictor in dict.fromkeys(name for name, _, _ in found):
         means = (
             fmean(found[predictor, figure, window]["error_over_tree"]["value"] for figure in MEANT)
             for window in WINDOWS
         )
-        lines.append(f"| {predictor} | {' | '.join(f'{mean:.2f}' for mean in means)} |")
-    return "\n".join(lines)
+        lines.append([predictor, *(f"{mean:.2f}" for mean in means)])
+    return table([f"error over the Hoeffding tree's, mean of {len(MEANT)} figures", *WINDOWS], lines)

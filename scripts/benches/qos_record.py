@@ -85,10 +85,7 @@ class Recorder(Struct):
         """Believe what the engine tells of its cache."""
         while True:
             for held in await self.engine.cache_changes():
-                if held is None:
-                    self.shelf.untold()
-                else:
-                    self.shelf.told(held)
+                self.shelf.told(held)
 
     async def offer(self, question: Question, nursery: trio.Nursery) -> None:
         """Take a question, unless too many wait."""

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from scripts.benches.markdown import MISSING, spread, table
+
 NAMES = {
     "ours": "ours",
     "ours_cautious": "ours, back-off chosen on left-out training sets",
@@ -37,8 +39,8 @@ def tables(result: dict[str, Any]) -> str:
 
 def held(targets: list[dict[str, Any]]) -> str:
     """A row per target."""
-    rows = [f"| {row['name'].replace('_', ' ')} | {row['target']} | {measured(row['measured'])} |" for row in targets]
-    return "\n".join(["| | target | measured |", "|---|---|---|", *rows])
+    rows = ([row["name"].replace("_", " "), row["target"], measured(row["measured"])] for row in targets)
+    return table(["", "target", "measured"], rows)
 
 
 def accuracies(result: dict[str, Any], split: str) -> str:
@@ -48,13 +50,12 @@ def accuracies(result: dict[str, Any], split: str) -> str:
     fixed = {"embedding", "split", "method", "mean", "gap_closed"}
     sets = [name for name in next(iter(rows.values())) if name not in fixed]
     head = ["", *(name.replace("_", " ") for name in sets), "mean", "gap closed", "mean, default embedding"]
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines = []
     for method in methods:
         best, default = rows["minilm", method], rows["hashing", method]
-        cells = [NAMES[method], *(value(best[name]) for name in sets), spread(best["mean"])]
-        cells += [percent(best["gap_closed"]), spread(default["mean"])]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells = [NAMES[method], *(value(best[name]) for name in sets), spread(best["mean"], 3)]
+        lines.append([*cells, percent(best["gap_closed"]), spread(default["mean"], 3)])
+    return table(head, lines)
 
 
 def chosen(result: dict[str, Any]) -> str:
@@ -74,7 +75,7 @@ def by_fit(rows: list[dict[str, Any]]) -> str:
         for row in rows
         if row["embedding"] == "minilm" and row["accuracy"]
     ]
-    return "; ".join(told) or "not measured"
+    return "; ".join(told) or MISSING
 
 
 def default_loses(rows: list[dict[str, Any]]) -> str:
@@ -93,18 +94,12 @@ def cost(figure: dict[str, Any]) -> str:
 
 
 def measured(found: float | bool | None) -> str:
-    return "not measured" if found is None else f"{found:.4g}"
+    return MISSING if found is None else f"{found:.4g}"
 
 
 def value(interval: dict[str, Any] | None) -> str:
-    return "not measured" if interval is None else f"{interval['value']:.3f}"
+    return MISSING if interval is None else f"{interval['value']:.3f}"
 
 
 def percent(interval: dict[str, Any] | None) -> str:
-    return "not measured" if interval is None else f"{interval['value']:.1%}"
-
-
-def spread(interval: dict[str, Any] | None, digits: int = 3) -> str:
-    if interval is None:
-        return "not measured"
-    return f"{interval['value']:.{digits}f} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
+    return MISSING if interval is None else f"{interval['value']:.1%}"

@@ -1,0 +1,22 @@
+"""Tables and figures of README.md as benches write them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+MISSING = "not measured"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table with these columns."""
+    return "\n".join([_line(head), f"|{'---|' * len(head)}", *map(_line, rows)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def spread(interval: dict[str, Any] | None, digits: int) -> str:
+    """A mean with its interval."""
+    if interval is None:
+        return MISSING
+    return f"{interval['value']:.{digits}f} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"

@@ -1,10 +1,12 @@
 """A small network that both drivers can run: six subjects, each peer skilled in one, answers that name the peer."""
 
+from functools import partial
 from random import Random
 
 import numpy as np
 
 from p2pagent.config import Preferences
+from p2pagent.market.receipts import metered
 from p2pagent.peer.choice import Habit, Option, expected_cost
 from p2pagent.peer.events import AgentsChanged, Ask, Policy
 from p2pagent.peer.gossip_messages import AgentAdvert
@@ -25,6 +27,8 @@ SUBJECTS = (
     "count",
     "minutes in",
 )
+RATES = RateCard(10, 1, 40)
+METER = partial(metered, RATES)
 START_MS = 1_800_000_000_000
 
 
@@ -47,7 +51,7 @@ def make_policy(**changes: object) -> Policy:
 def make_advert(name: str, skills: dict[int, float], slots: int = 2) -> AgentAdvert:
     """An agent with these accuracies per prototype, 0.05 elsewhere."""
     capability = bytes(round(255 * skills.get(m, 0.05)) for m in range(len(SUBJECTS)))
-    return AgentAdvert(name, "test", capability, RateCard(10, 1, 40), 4096, slots)
+    return AgentAdvert(name, "test", capability, RATES, 4096, slots)
 
 
 def make_ask(query: str, subject: int, word: str = "abc", **changes: object) -> Ask:

@@ -9,6 +9,7 @@ Rule 4: a slot kept for a hub clearing goes to nobody else until the clearing is
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Literal
 
@@ -87,7 +88,8 @@ class Seller:
             effects.append(Send(sale.buyer, Fail(conversation, "engine")))
         known = self._stalls
         self._stalls = {
-            name: known.get(name) or Stall(agent, Frozen(Physical(measured.get(name, ()))), Shelf(0))
+            name: known.get(name)
+            or Stall(agent, Frozen(Physical(partial(metered, agent.rates), measured.get(name, ()))), Shelf(0))
             for name, agent in offered.items()
         }
         for name, stall in self._stalls.items():

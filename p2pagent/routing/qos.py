@@ -5,11 +5,15 @@ cannot move what is predicted for it. Times are in microseconds, lengths in toke
 between is in floats.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
 
-from p2pagent.types import Usage
+from p2pagent.types import Microcredits, Usage
+
+Meter = Callable[[Usage], Microcredits]
+"""What so many tokens cost."""
 
 WAIT_MS_MAX = 120_000
 """No more is ever predicted or learned: what takes longer is as good as gone, and one odd measurement is to spoil
@@ -67,6 +71,24 @@ class Outcome(Struct, frozen=True):
         """From the slot to the last token."""
         return self.ttft_us + self.tpot_us * max(0, self.output_tokens - 1)
 
+    def figures(self, task: Task, meter: Meter) -> dict[str, int]:
+        """What came of each figure of a `Forecast`, but for the time of further tokens where there were none.
+
+        What was believed to be cached is promised: no fewer tokens than that are charged as cached.
+        """
+        cached = min(task.prompt_tokens, max(task.cached_tokens, self.cached_tokens))
+        charged = Usage(task.prompt_tokens, cached, self.output_tokens)
+        found = {
+            "ttft_us": self.ttft_us,
+            "tpot_us": self.tpot_us,
+            "output_tokens": self.output_tokens,
+            "total_us": self.total_us,
+            "cost_microcredits": meter(charged),
+        }
+        if not self.has_tpot:
+            del found["tpot_us"]
+        return found
+
 
 class Sample(Struct, frozen=True):
     """A measurement of an engine's start-up benchmark."""
@@ -84,15 +106,13 @@ class Band(Struct, frozen=True):
 
 
 class Forecast(Struct, frozen=True):
-    """What is expected of a task; `total_us` is from the slot to the last token.
-
-    What it will cost follows from `output_tokens` at a rate card, since a prompt's tokens are known.
-    """
+    """What is expected of a task; `total_us` is from the slot to the last token."""
 
     ttft_us: Band
     tpot_us: Band
     output_tokens: Band
     total_us: Band
+    cost_microcredits: Band
 
 
 class Predictor(Protocol):

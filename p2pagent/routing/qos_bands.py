@@ -21,8 +21,8 @@ from p2pagent.routing.qos import Band
 ALPHA = 0.05
 """Share that may lie above a band, and below."""
 
-RATE = 0.005
-"""The least step. In replays a larger one covers as much, with wider bands."""
+RATE = 0.01
+"""The least step. In replays bands are late after a change with less, and cover no better with more."""
 
 UNSETTLED = 20
 """The step is one over so many answers and half of those learned, where that is more."""

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from p2pagent.routing.qos import LATENCY_US_MAX, Band, Forecast, Outcome, Sample, Task
+from p2pagent.routing.qos import LATENCY_US_MAX, Band, Forecast, Meter, Outcome, Sample, Task
 from p2pagent.routing.qos_bands import Bands
 from p2pagent.routing.qos_forest import FIRST
 from p2pagent.routing.qos_latency import LEVEL_RATE, Latency
 from p2pagent.routing.qos_lengths import Lengths
+from p2pagent.types import Usage
 
 THOUSAND = 1_000
 """Tokens are counted in thousands, so that all features are about one."""
@@ -27,12 +28,22 @@ GUESSED = tuple(Sample(Task(tokens, 0, 16), Outcome(2_000 * tokens, 5_000, 16, 0
 
 
 class Physical:
-    """One agent's latencies and lengths, each with its band; a `Predictor`."""
+    """One agent's latencies, lengths and costs, each with its band; a `Predictor`.
+
+    A cost is that of the expected length, at what `meter` says: all else of it is known, but for what turns out to be
+    cached beyond what is promised.
+    """
 
     def __init__(
-        self, samples: Sequence[Sample] = (), *, level_rate: float = LEVEL_RATE, forest_first: int = FIRST
+        self,
+        meter: Meter,
+        samples: Sequence[Sample] = (),
+        *,
+        level_rate: float = LEVEL_RATE,
+        forest_first: int = FIRST,
     ) -> None:
         """Begin with the engine's start-up benchmark, without one with a guess; for the rest see `Latency`."""
+        self._meter = meter
         first = samples or GUESSED
         further = [sample for sample in samples if sample.outcome.has_tpot] or GUESSED
         self._ttft = Latency(
@@ -61,13 +72,16 @@ class Physical:
             tpot_us=self._band("tpot_us", tpot_us),
             output_tokens=self._band("output_tokens", tokens, task.max_tokens),
             total_us=self._band("total_us", ttft_us + tpot_us * max(0.0, tokens - 1)),
+            cost_microcredits=self._band(
+                "cost_microcredits", self._cost(task, round(tokens)), self._cost(task, task.max_tokens)
+            ),
         )
 
     def learn_one(self, task: Task, outcome: Outcome, promised: Forecast | None) -> None:
         """See `Predictor`."""
-        for figure, bands in self._bands.items():
-            if promised is not None and (outcome.has_tpot or figure != "tpot_us"):
-                bands.learn(getattr(promised, figure), getattr(outcome, figure))
+        if promised is not None:
+            for figure, value in outcome.figures(task, self._meter).items():
+                self._bands[figure].learn(getattr(promised, figure), value)
         # It took as long as what was computed in the end, not as what was believed to be cached.
         met = replace(task, cached_tokens=outcome.cached_tokens)
         context = _context(met)
@@ -75,6 +89,9 @@ class Physical:
         if outcome.has_tpot:
             self._tpot.learn(_further_tokens(met), context, outcome.tpot_us)
         self._lengths.learn(outcome.output_tokens, task.max_tokens)
+
+    def _cost(self, task: Task, output_tokens: int) -> int:
+        return self._meter(Usage(task.prompt_tokens, task.prompt_tokens - task.uncached_tokens, output_tokens))
 
     def _band(self, figure: str, mean: float, most: int = LATENCY_US_MAX) -> Band:
         return self._bands[figure].around(mean, most)

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 from p2pagent.peer import calling, choice, seller
-from p2pagent.routing.qos import Band, Forecast, Outcome, Sample, Task
+from p2pagent.routing.qos import Band, Forecast, Meter, Outcome, Sample, Task
 from p2pagent.routing.residency import Recall, Shelf
+from p2pagent.types import Usage
 
 Part = Literal["affinity", "prediction", "market", "eviction"]
 
@@ -21,7 +22,8 @@ FORGET = 0.9
 class Means:
     """Forgetting means of what answers took, whatever they were: in place of a prediction for the one asked about."""
 
-    def __init__(self, samples: Sequence[Sample] = ()) -> None:
+    def __init__(self, meter: Meter, samples: Sequence[Sample] = ()) -> None:
+        self._meter = meter
         self._ttft_us, self._tpot_us, self._tokens = 0.0, 0.0, 0.0
         self._seen = 0
         for sample in samples:
@@ -35,10 +37,11 @@ class Means:
         self._tpot_us += (1 - keep) * (outcome.tpot_us - self._tpot_us)
         self._tokens += (1 - keep) * (outcome.output_tokens - self._tokens)
 
-    def predict_one(self, task: Task) -> Forecast:  # noqa: ARG002
+    def predict_one(self, task: Task) -> Forecast:
         """See `Predictor`."""
         total_us = self._ttft_us + self._tpot_us * max(0.0, self._tokens - 1)
-        return Forecast(*(_flat(mean) for mean in (self._ttft_us, self._tpot_us, self._tokens, total_us)))
+        cost = self._meter(Usage(task.prompt_tokens, task.cached_tokens, round(self._tokens)))
+        return Forecast(*(_flat(mean) for mean in (self._ttft_us, self._tpot_us, self._tokens, total_us, cost)))
 
 
 def _flat(mean: float) -> Band:

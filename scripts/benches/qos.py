@@ -11,7 +11,7 @@ import trio
 from rich.progress import Progress
 
 from scripts.benches import intervals
-from scripts.benches.qos_predictors import CONTENDERS, RATES
+from scripts.benches.qos_predictors import CONTENDERS, METER
 from scripts.benches.qos_record import record
 from scripts.benches.qos_replay import MEANT, TARGETS, Trace, Window, compared, replay, scores
 from scripts.benches.report import Report, Target, at_most, machine
@@ -36,7 +36,7 @@ def bench(run: Run, python: Path, folder: Path | None = None) -> Report:
     start = perf_counter()
     traces = trio.run(_recorded, run, python, folder)
     scored = {
-        name: [scores(trace, replay(trace, make(trace.samples)), RATES) for trace in traces]
+        name: [scores(trace, replay(trace, make(trace.samples)), METER) for trace in traces]
         for name, make in run.track(list(CONTENDERS.items()), "predictors")
     }
     found = compared(traces, scored, REFERENCE)

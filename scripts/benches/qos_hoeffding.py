@@ -16,9 +16,8 @@ from river.conf import RegressionJackknife
 from river.preprocessing import StandardScaler
 from river.tree import HoeffdingTreeRegressor
 
-from p2pagent.market.receipts import Rates
-from p2pagent.routing.qos import LATENCY_US_MAX, Band, Forecast, Outcome, Sample, Task
-from scripts.benches.qos_replay import Priced, billed, cost
+from p2pagent.routing.qos import LATENCY_US_MAX, Band, Forecast, Meter, Outcome, Sample, Task
+from p2pagent.types import Usage
 
 CONFIDENCE = 0.9
 WINDOW = 200
@@ -30,23 +29,23 @@ class Hoeffding:
     """One agent's latencies, lengths and costs; a `Predictor`. Another of river's regressors may replace the tree."""
 
     def __init__(
-        self, rates: Rates, samples: Sequence[Sample] = (), regressor: Callable[[], Regressor] = HoeffdingTreeRegressor
+        self, meter: Meter, samples: Sequence[Sample] = (), regressor: Callable[[], Regressor] = HoeffdingTreeRegressor
     ) -> None:
-        """Begin with the engine's start-up benchmark; costs are those at `rates`."""
-        self._rates = rates
+        """Begin with the engine's start-up benchmark; costs are those by `meter`."""
+        self._meter = meter
         self._models = {
             figure: StandardScaler() | RegressionJackknife(regressor(), CONFIDENCE, WINDOW)
-            for figure in Priced.__struct_fields__
+            for figure in Forecast.__struct_fields__
         }
         self._ttft_us = self._tpot_us = 0.0
         for sample in samples:
             self.learn_one(sample.task, sample.outcome, None)
 
-    def predict_one(self, task: Task) -> Priced:
+    def predict_one(self, task: Task) -> Forecast:
         """See `Predictor`."""
         features = self._features(task)
-        dearest = cost(self._rates, task.prompt_tokens, task.cached_tokens, task.max_tokens)
-        return Priced(
+        dearest = self._meter(Usage(task.prompt_tokens, task.cached_tokens, task.max_tokens))
+        return Forecast(
             ttft_us=self._band("ttft_us", features, LATENCY_US_MAX),
             tpot_us=self._band("tpot_us", features, LATENCY_US_MAX),
             output_tokens=self._band("output_tokens", features, task.max_tokens),
@@ -58,11 +57,8 @@ class Hoeffding:
         """See `Predictor`."""
         # Ours is told what was really cached, too.
         features = self._features(replace(task, cached_tokens=outcome.cached_tokens))
-        for figure, model in self._models.items():
-            if figure == "cost_microcredits":
-                model.learn_one(features, billed(self._rates, task, outcome))
-            elif outcome.has_tpot or figure != "tpot_us":
-                model.learn_one(features, getattr(outcome, figure))
+        for figure, value in outcome.figures(task, self._meter).items():
+            self._models[figure].learn_one(features, value)
         self._ttft_us += RECENT * (outcome.ttft_us - self._ttft_us)
         self._tpot_us += RECENT * (outcome.tpot_us - self._tpot_us)
 

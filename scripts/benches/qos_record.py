@@ -18,17 +18,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import trio
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from p2pagent.engine import benchmark
 from p2pagent.engine.base import Delta, GenerateRequest
 from p2pagent.engine.vllm import VllmEngine
 from p2pagent.peer.stall import QUEUE_PER_SLOT_MAX
-from p2pagent.routing.marks import Marker, chain
+from p2pagent.routing.marks import Marker, Prefix, chain
 from p2pagent.routing.qos import Outcome, Sample, Task
 from p2pagent.routing.qos_physical import Physical
 from p2pagent.routing.residency import BLOCK_TOKENS, Shelf
 from p2pagent.types import ChatMessage, PeerId, Sampling
 from scripts.benches import affinity_vllm_model as model
+from scripts.benches.qos_predictors import METER
 from scripts.benches.qos_replay import Answer, Trace
 
 SLOTS = 4
@@ -60,13 +62,22 @@ SELLER = PeerId("bench")
 class Question(Struct):
     """What is asked, and how long the answer will be: the model never ends by itself, so that is drawn, too.
 
-    `limit` is what the asker allowed; `prompt_tokens` is counted as the question comes.
+    `limit` is what the asker allowed.
     """
 
     turns: tuple[ChatMessage, ...]
     limit: int
     output_tokens: int
-    prompt_tokens: int = 0
+
+
+class Asked(Struct, eq=False):
+    """A question with what was known of its prompt as it came; its `task` is that from the slot on."""
+
+    question: Question
+    domain: bytes
+    prefix: tuple[Prefix, ...]
+    prompt_tokens: int
+    task: Task
 
 
 class Recorder(Struct):
@@ -76,10 +87,10 @@ class Recorder(Struct):
     marker: Marker
     shelf: Shelf
     answers: list[Answer] = field(default_factory=list)
-    running: list[Task] = field(default_factory=list)
-    silent: list[Task] = field(default_factory=list)
+    running: list[Asked] = field(default_factory=list)
+    silent: list[Asked] = field(default_factory=list)
     """Those of the running ones that have not said anything yet."""
-    queue: list[Question] = field(default_factory=list)
+    queue: list[Asked] = field(default_factory=list)
 
     async def follow(self) -> None:
         """Believe what the engine tells of its cache."""
@@ -90,42 +101,38 @@ class Recorder(Struct):
     async def offer(self, question: Question, nursery: trio.Nursery) -> None:
         """Take a question, unless too many wait."""
         if len(self.queue) < QUEUE_PER_SLOT_MAX * SLOTS:
-            question.prompt_tokens = await self.engine.count_tokens(question.turns)
-            self.queue.append(question)
+            tokens = await self.engine.count_tokens(question.turns)
+            domain, prefix = self.marker.tell(chain(question.turns), SELLER)
+            task = Task(tokens, self.shelf.held_tokens(domain, prefix, tokens, self.running), question.limit)
+            self.queue.append(Asked(question, domain, prefix, tokens, task))
             self._fill(nursery)
 
     def _fill(self, nursery: trio.Nursery) -> None:
         while self.queue and len(self.running) < SLOTS:
-            question = self.queue.pop(0)
-            told = self.marker.tell(chain(question.turns), SELLER)
-            task = Task(
-                prompt_tokens=question.prompt_tokens,
-                cached_tokens=self.shelf.held_tokens(told.domain, told.marks, question.prompt_tokens),
-                max_tokens=question.limit,
-                running=len(self.running),
-                prefilling_tokens=sum(other.uncached_tokens for other in self.silent),
-                waiting=len(self.queue),
-            )
-            self.running.append(task)
-            self.silent.append(task)
-            sampling = Sampling(max_tokens=question.output_tokens)
-            request = GenerateRequest(question.turns, sampling, SALT, domain=told.domain, prefix=told.marks)
-            nursery.start_soon(self._answer, task, request, nursery)
+            asked = self.queue.pop(0)
+            prefilling = sum(other.task.uncached_tokens for other in self.silent)
+            meets = {"running": len(self.running), "prefilling_tokens": prefilling, "waiting": len(self.queue)}
+            asked.task = replace(asked.task, **meets)
+            self.running.append(asked)
+            self.silent.append(asked)
+            nursery.start_soon(self._answer, asked, nursery)
 
-    async def _answer(self, task: Task, request: GenerateRequest, nursery: trio.Nursery) -> None:
+    async def _answer(self, asked: Asked, nursery: trio.Nursery) -> None:
+        sampling = Sampling(max_tokens=asked.question.output_tokens)
+        request = GenerateRequest(asked.question.turns, sampling, SALT, domain=asked.domain, prefix=asked.prefix)
         start_s = first_s = trio.current_time()
 
         def emit(_: Delta) -> None:
             nonlocal first_s
-            if any(task is other for other in self.silent):
+            if asked in self.silent:
                 first_s = trio.current_time()
-                self.silent = [other for other in self.silent if other is not task]
+                self.silent.remove(asked)
 
         usage = (await self.engine.generate(request, emit)).usage
         end_s = trio.current_time()
         outcome = Outcome.timed(round(1e6 * (first_s - start_s)), round(1e6 * (end_s - first_s)), usage)
-        self.answers.append(Answer(task, outcome, round(1e3 * start_s), round(1e3 * end_s)))
-        self.running = [other for other in self.running if other is not task]
+        self.answers.append(Answer(asked.task, outcome, round(1e3 * start_s), round(1e3 * end_s)))
+        self.running.remove(asked)
         self._fill(nursery)
 
 
@@ -197,7 +204,7 @@ async def _run(
 def _gap_s(samples: tuple[Sample, ...]) -> float:
     """Between questions at `LOAD`, by what usual ones take beside each other."""
     usual = Task(400, 150, 64, running=SLOTS - 1, prefilling_tokens=250)
-    return Physical(samples).predict_one(usual).total_us.mean / 1e6 / SLOTS / LOAD
+    return Physical(METER, samples).predict_one(usual).total_us.mean / 1e6 / SLOTS / LOAD
 
 
 def _words(rng: np.random.Generator, characters: int) -> str:

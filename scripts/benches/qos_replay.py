@@ -5,16 +5,13 @@ it ends; predictions stand still within an epoch, as they do in a peer.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from p2pagent.market.receipts import Rates, metered
-from p2pagent.routing.qos import Band, Forecast, Outcome, Predictor, Sample, Task
+from p2pagent.routing.qos import Forecast, Meter, Outcome, Predictor, Sample, Task
 from p2pagent.routing.qos_frozen import Frozen
-from p2pagent.types import Usage
 from scripts.benches.intervals import Interval, ratio_of_sums
 
 MEANT = ("ttft_us", "tpot_us", "output_tokens", "cost_microcredits")
@@ -42,12 +39,6 @@ class Trace(Struct, frozen=True):
     samples: tuple[Sample, ...]
     answers: tuple[Answer, ...]
     onset_ms: int
-
-
-class Priced(Forecast, frozen=True):
-    """A forecast of a predictor that says by itself what an answer will cost; others' lengths are metered."""
-
-    cost_microcredits: Band
 
 
 class Scores(Struct, frozen=True, eq=False):
@@ -99,9 +90,9 @@ def replay(trace: Trace, predictor: Predictor) -> list[Forecast]:
     return [forecasts[place] for place in range(len(trace.answers))]
 
 
-def scores(trace: Trace, forecasts: Sequence[Forecast], rates: Rates) -> dict[str, Scores]:
-    """How well each figure was predicted; costs are those at `rates`."""
-    return {target: _scores(target, trace, forecasts, rates) for target in TARGETS}
+def scores(trace: Trace, forecasts: Sequence[Forecast], meter: Meter) -> dict[str, Scores]:
+    """How well each figure was predicted; costs are those by `meter`."""
+    return {target: _scores(target, trace, forecasts, meter) for target in TARGETS}
 
 
 def compared(
@@ -148,34 +139,12 @@ def _window(found: Sequence[tuple[Scores, Scores, slice]]) -> Window:
     )
 
 
-def _scores(target: str, trace: Trace, forecasts: Sequence[Forecast], rates: Rates) -> Scores:
+def _scores(target: str, trace: Trace, forecasts: Sequence[Forecast], meter: Meter) -> Scores:
     errors = np.full(len(trace.answers), np.nan)
     covered = np.full(len(trace.answers), np.nan)
     for place, (answer, forecast) in enumerate(zip(trace.answers, forecasts, strict=True)):
-        if target == "tpot_us" and not answer.outcome.has_tpot:
-            continue
-        if target == "cost_microcredits":
-            band, actual = _cost_band(answer.task, forecast, rates), billed(rates, answer.task, answer.outcome)
-        else:
-            band, actual = getattr(forecast, target), getattr(answer.outcome, target)
-        errors[place] = abs(actual - band.mean)
-        covered[place] = band.low <= actual <= band.high
+        band, actual = getattr(forecast, target), answer.outcome.figures(answer.task, meter).get(target)
+        if actual is not None:
+            errors[place] = abs(actual - band.mean)
+            covered[place] = band.low <= actual <= band.high
     return Scores(errors, covered)
-
-
-def _cost_band(task: Task, forecast: Forecast, rates: Rates) -> Band:
-    if isinstance(forecast, Priced):
-        return forecast.cost_microcredits
-    of, output = partial(cost, rates, task.prompt_tokens, task.cached_tokens), forecast.output_tokens
-    return Band(of(output.mean), of(output.low), of(output.high))
-
-
-def billed(rates: Rates, task: Task, outcome: Outcome) -> int:
-    """Microcredits. What is believed to be cached is promised: no fewer tokens than that are charged as cached."""
-    charged = max(task.cached_tokens, outcome.cached_tokens)
-    return cost(rates, task.prompt_tokens, charged, outcome.output_tokens)
-
-
-def cost(rates: Rates, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> int:
-    """Microcredits for so many tokens."""
-    return metered(rates, Usage(prompt_tokens, cached_tokens, output_tokens))

@@ -13,6 +13,8 @@ from p2pagent.routing.qos_bands import Bands
 from p2pagent.routing.qos_lengths import EXPECTED, Lengths
 from p2pagent.routing.qos_physical import Physical
 from p2pagent.routing.qos_regression import FORGET, PRIOR_ANSWERS, RIDGE, Regression
+from p2pagent.types import Usage
+from tests.scenario import METER
 
 FEATURES = 3
 
@@ -136,12 +138,13 @@ def test_whatever_came_before_nine_in_ten_soon_lie_within(figures: list[int], me
 def test_whatever_was_learned_predictions_are_bands_within_bounds(
     known: list[Sample], learned: list[tuple[Task, Outcome, bool]], asked: list[Task]
 ) -> None:
-    model = Physical(known)
+    model = Physical(METER, known)
     for task, outcome, is_promised in learned:
         model.learn_one(task, outcome, model.predict_one(task) if is_promised else None)
     for task in [*asked, *(task for task, _, _ in learned)]:
         forecast = model.predict_one(task)
         for figure in Forecast.__struct_fields__:
             band = getattr(forecast, figure)
-            most = task.max_tokens if figure == "output_tokens" else LATENCY_US_MAX
+            dearest = METER(Usage(task.prompt_tokens, task.prompt_tokens - task.uncached_tokens, task.max_tokens))
+            most = {"output_tokens": task.max_tokens, "cost_microcredits": dearest}.get(figure, LATENCY_US_MAX)
             assert 0 <= band.low <= band.mean <= band.high <= most

@@ -6,6 +6,7 @@ from random import Random
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from p2pagent.peer import choice, seller
 from p2pagent.routing.qos import Outcome, Task
@@ -15,6 +16,7 @@ from p2pagent.sim.affinity import Service
 from p2pagent.sim.conversations import ceiling
 from p2pagent.sim.crowds import draw_crowd
 from p2pagent.sim.engine_blocks import BLOCK_TOKENS
+from p2pagent.types import Usage
 from scripts.benches import affinity_plot, affinity_sim, affinity_sim_readme
 from scripts.benches.affinity_routers import LOAD_ONLY, ROUTERS
 from scripts.benches.affinity_sim_ablations import SEAMS, Means, without
@@ -33,6 +35,7 @@ from scripts.benches.affinity_sim_runs import (
 from scripts.benches.affinity_sim_runs import Outcome as Outcomes
 from scripts.benches.affinity_targets import BASELINES, OURS
 from scripts.benches.run import Run
+from tests.scenario import METER
 
 USUAL = Figures(
     answers=100,
@@ -162,11 +165,12 @@ def test_without_a_part_peers_do_not_have_it_and_then_have_it_again() -> None:
 
 
 def test_means_say_the_same_of_every_task() -> None:
-    means = Means()
+    means = Means(METER)
     for _ in range(200):
         means.learn_one(Task(1_000, 0, 16), Outcome(100_000, 2_000, 11, 0), None)
     short, long = means.predict_one(Task(10, 0, 16)), means.predict_one(Task(5_000, 0, 16, running=3))
-    assert short == long
+    assert short == replace(long, cost_microcredits=short.cost_microcredits)
+    assert short.cost_microcredits.mean == METER(Usage(10, 0, 11))
     assert short.ttft_us.mean == pytest.approx(100_000, rel=0.01)
     assert short.total_us.mean == pytest.approx(120_000, rel=0.01)
 

@@ -14,7 +14,7 @@ class Recorder:
 
     def predict_one(self, task: Task) -> Forecast:
         band = Band(len(self.learned), 0, 10)
-        return Forecast(band, band, band, band)
+        return Forecast(band, band, band, band, band)
 
     def learn_one(self, task: Task, outcome: Outcome, promised: Forecast | None) -> None:
         self.learned.append((outcome.ttft_us, promised))

@@ -5,10 +5,9 @@ import pytest
 from river.dummy import StatisticRegressor
 from river.stats import Mean
 
-from p2pagent.routing.qos import LATENCY_US_MAX, Outcome, Sample, Task
+from p2pagent.routing.qos import LATENCY_US_MAX, Forecast, Outcome, Sample, Task
 from scripts.benches.qos_hoeffding import Hoeffding
-from scripts.benches.qos_predictors import CONTENDERS, RATES
-from scripts.benches.qos_replay import Priced
+from scripts.benches.qos_predictors import CONTENDERS, METER
 
 
 def drawn(rng: np.random.Generator) -> tuple[Task, Outcome]:
@@ -19,7 +18,7 @@ def drawn(rng: np.random.Generator) -> tuple[Task, Outcome]:
 
 def test_it_learns() -> None:
     rng = np.random.default_rng(0)
-    model = Hoeffding(RATES)
+    model = Hoeffding(METER)
     errors = []
     for _ in range(600):
         task, came = drawn(rng)
@@ -31,13 +30,13 @@ def test_it_learns() -> None:
 
 def test_the_benchmark_comes_first() -> None:
     task, came = drawn(np.random.default_rng(0))
-    told = Hoeffding(RATES, [Sample(task, came)] * 50).predict_one(task)
+    told = Hoeffding(METER, [Sample(task, came)] * 50).predict_one(task)
     assert told.ttft_us.mean == pytest.approx(came.ttft_us, rel=0.2)
-    assert Hoeffding(RATES).predict_one(task).ttft_us.mean == 0
+    assert Hoeffding(METER).predict_one(task).ttft_us.mean == 0
 
 
 def test_it_learns_what_was_cached_not_what_was_believed() -> None:
-    believing, knowing = Hoeffding(RATES), Hoeffding(RATES)
+    believing, knowing = Hoeffding(METER), Hoeffding(METER)
     rng = np.random.default_rng(2)
     for _ in range(300):
         cached = int(rng.integers(0, 900))
@@ -51,7 +50,7 @@ def test_it_learns_what_was_cached_not_what_was_believed() -> None:
 
 def test_cost_is_learned_as_it_is_billed() -> None:
     """Quoted are 500 tokens of 600, found are 0 or 600; no more is ever expected than the longest answer costs."""
-    model = Hoeffding(RATES, regressor=lambda: StatisticRegressor(Mean()))
+    model = Hoeffding(METER, regressor=lambda: StatisticRegressor(Mean()))
     for cached in (0, 600):
         model.learn_one(Task(600, 500, 8), Outcome(100, 50, 4, cached), None)
     assert model.predict_one(Task(600, 500, 8)).cost_microcredits.mean == (1_500 + 600) / 2 + 4 * 40
@@ -67,7 +66,7 @@ def test_a_running_mean_is_what_came_of_late_whatever_is_asked() -> None:
 
 
 def test_another_regressor_may_stand_in() -> None:
-    model = Hoeffding(RATES, regressor=lambda: StatisticRegressor(Mean()))
+    model = Hoeffding(METER, regressor=lambda: StatisticRegressor(Mean()))
     for ttft_us in (100, 200, 600):
         model.learn_one(Task(10, 0, 8), Outcome(ttft_us, 50, 4, 0), None)
     forecast = model.predict_one(Task(999, 0, 3))
@@ -76,7 +75,7 @@ def test_another_regressor_may_stand_in() -> None:
 
 
 def test_an_answer_of_one_token_says_nothing_of_further_ones() -> None:
-    model = Hoeffding(RATES, regressor=lambda: StatisticRegressor(Mean()))
+    model = Hoeffding(METER, regressor=lambda: StatisticRegressor(Mean()))
     model.learn_one(Task(10, 0, 8), Outcome(100, 50, 4, 0), None)
     model.learn_one(Task(10, 0, 8), Outcome(100, 0, 1, 0), None)
     assert model.predict_one(Task(10, 0, 8)).tpot_us.mean == 50
@@ -84,12 +83,12 @@ def test_an_answer_of_one_token_says_nothing_of_further_ones() -> None:
 
 def test_predictions_are_bands_within_bounds_however_wild_the_leaves() -> None:
     rng = np.random.default_rng(1)
-    model = Hoeffding(RATES)
+    model = Hoeffding(METER)
     for _ in range(100):
         task, _ = drawn(rng)
         model.learn_one(task, Outcome(int(rng.integers(0, 10**12)), int(rng.integers(0, 10**12)), 9, 0), None)
         forecast = model.predict_one(Task(10**6, 0, 8))
-        for figure in Priced.__struct_fields__:
+        for figure in Forecast.__struct_fields__:
             band = getattr(forecast, figure)
             assert 0 <= band.low <= band.mean <= band.high <= LATENCY_US_MAX
         assert forecast.output_tokens.high <= 8

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from p2pagent.routing.qos import Band, Forecast, Outcome, Task
-from scripts.benches.qos_predictors import CONTENDERS, RATES
-from scripts.benches.qos_replay import TARGETS, Answer, Priced, Scores, Trace, compared, replay, scores, windows
+from scripts.benches.qos_predictors import CONTENDERS, METER
+from scripts.benches.qos_replay import TARGETS, Answer, Scores, Trace, compared, replay, scores, windows
 from tests.qos_streams import Machine, stream
 
 
@@ -13,17 +13,17 @@ class Last:
     """Predicts the last figures that it learned, give or take one tenth; 100 of each at first."""
 
     def __init__(self) -> None:
-        self.forecast = self._around(Outcome(100, 100, 100, 0))
+        self.forecast = self._around(Task(50, 10, 64), Outcome(100, 100, 100, 0))
 
     def predict_one(self, task: Task) -> Forecast:
         return self.forecast
 
     def learn_one(self, task: Task, outcome: Outcome, promised: Forecast | None) -> None:
         assert promised is not None
-        self.forecast = self._around(outcome)
+        self.forecast = self._around(task, outcome)
 
-    def _around(self, outcome: Outcome) -> Forecast:
-        figures = (getattr(outcome, figure) for figure in Forecast.__struct_fields__)
+    def _around(self, task: Task, outcome: Outcome) -> Forecast:
+        figures = outcome.figures(task, METER).values()
         return Forecast(*(Band(figure, figure * 9 // 10, figure * 11 // 10) for figure in figures))
 
 
@@ -43,22 +43,16 @@ def test_answers_are_predicted_from_what_had_ended_in_earlier_epochs() -> None:
 
 def test_errors_and_coverage_of_every_figure() -> None:
     trace = Trace((), (answered(0, 400, 111, 3, 20), answered(1_000, 1_400, 105, 1)), 0)
-    found = scores(trace, replay(trace, Last()), RATES)
+    found = scores(trace, replay(trace, Last()), METER)
     assert found["ttft_us"].errors.tolist() == [11, 6]
     assert found["ttft_us"].covered.tolist() == [0, 1]
     assert found["tpot_us"].errors.tolist() == pytest.approx([80, np.nan], nan_ok=True)
     assert found["tpot_us"].covered.tolist() == pytest.approx([0, np.nan], nan_ok=True)
     assert found["output_tokens"].errors.tolist() == [97, 2]
-    # Ten tokens were quoted as cached, twenty and none were; 97 and 2 tokens too many were expected.
-    assert found["cost_microcredits"].errors.tolist() == [40 * 97 + 9 * 10, 40 * 2]
+    # Ten tokens were quoted as cached, twenty and none were: at least ten are charged so.
+    costs = 40 * 10 + 10 + 100 * 40, 30 * 10 + 20 + 3 * 40, 40 * 10 + 10 + 1 * 40
+    assert found["cost_microcredits"].errors.tolist() == [costs[0] - costs[1], costs[2] - costs[1]]
     assert found["total_us"].errors.tolist() == [abs(111 + 40 - 10_000), abs(105 - 151)]
-
-
-def test_who_says_what_an_answer_costs_is_taken_at_its_word() -> None:
-    trace = Trace((), (answered(0, 400, 111, 3, 20),), 0)
-    priced = Priced(*(Band(1, 1, 1) for _ in Forecast.__struct_fields__), cost_microcredits=Band(450, 440, 500))
-    found = scores(trace, [priced], RATES)["cost_microcredits"]
-    assert (found.errors.tolist(), found.covered.tolist()) == ([450 - (30 * 10 + 20 + 3 * 40)], [1])
 
 
 def test_windows_are_of_answers_as_they_began() -> None:
@@ -144,7 +138,7 @@ def test_the_physical_predictor_is_ahead_of_the_hoeffding_tree_where_it_matters(
     """Cold, warm and after a change, and its bands hold: as is asked of recorded traces."""
     traces = [stream(seed, 1_000) for seed in range(5)]
     scored = {
-        name: [scores(trace, replay(trace, CONTENDERS[name](trace.samples)), RATES) for trace in traces]
+        name: [scores(trace, replay(trace, CONTENDERS[name](trace.samples)), METER) for trace in traces]
         for name in ("physical", "Hoeffding tree")
     }
     ours = compared(traces, scored, "Hoeffding tree")["physical"]

@@ -11,9 +11,9 @@ import trio
 from rich.progress import Progress
 
 from scripts.benches import intervals
-from scripts.benches.qos_predictors import CONTENDERS, METER
+from scripts.benches.qos_predictors import CONTENDERS
 from scripts.benches.qos_record import record
-from scripts.benches.qos_replay import MEANT, TARGETS, Trace, Window, compared, replay, scores
+from scripts.benches.qos_replay import MEANT, METER, TARGETS, Trace, Window, compared, replay, scores
 from scripts.benches.report import Report, Target, at_most, machine
 from scripts.benches.run import PROGRESS, Run
 

@@ -30,8 +30,7 @@ from p2pagent.routing.qos_physical import Physical
 from p2pagent.routing.residency import BLOCK_TOKENS, Shelf
 from p2pagent.types import ChatMessage, PeerId, Sampling
 from scripts.benches import affinity_vllm_model as model
-from scripts.benches.qos_predictors import METER
-from scripts.benches.qos_replay import Answer, Trace
+from scripts.benches.qos_replay import METER, Answer, Trace
 
 SLOTS = 4
 BLOCKS = 640
@@ -45,6 +44,9 @@ GOES_ON = 0.6
 """Share of questions that go on from one of the last `OPEN` conversations."""
 
 OPEN = 12
+LENGTH_LOG = 3.0, 0.6
+"""Mean and deviation of the logarithm of an answer's tokens, as long as it is not cut off."""
+
 LOAD = 0.6
 """Offered, of what the engine can do by its own start-up benchmark."""
 
@@ -149,7 +151,7 @@ def questions(rng: np.random.Generator) -> Iterator[Question]:
             turns = (ChatMessage("user", _words(rng, int(np.clip(rng.lognormal(5.6, 1.0), 32, 1_700)))),)
         past = [*past, turns][-OPEN:]
         limit = int(2 ** rng.uniform(2, 6))
-        yield Question(turns, limit, min(limit, max(1, int(rng.lognormal(3.0, 0.6)))))
+        yield Question(turns, limit, min(limit, max(1, int(rng.lognormal(*LENGTH_LOG)))))
 
 
 async def record(rng: np.random.Generator, python: Path, count: int, onset: int, advance: Callable[[], None]) -> Trace:

@@ -5,11 +5,14 @@ it ends; predictions stand still within an epoch, as they do in a peer.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from p2pagent.market.receipts import metered
+from p2pagent.peer.messages import RateCard
 from p2pagent.routing.qos import Forecast, Meter, Outcome, Predictor, Sample, Task
 from p2pagent.routing.qos_frozen import Frozen
 from scripts.benches.intervals import Interval, ratio_of_sums
@@ -19,6 +22,9 @@ MEANT = ("ttft_us", "tpot_us", "output_tokens", "cost_microcredits")
 
 TARGETS = (*MEANT, "total_us")
 """All figures; the whole answer follows from others."""
+
+METER = partial(metered, RateCard(10, 1, 40))
+"""Its rates part all kinds of tokens."""
 
 BLOCK = 20
 """Successive answers that the bootstrap keeps together: errors in a row are of one busy time, and so are misses."""

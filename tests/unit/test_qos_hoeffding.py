@@ -1,5 +1,7 @@
 """The paper's predictor: river's trees, given what ours is given."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 from river.dummy import StatisticRegressor
@@ -7,7 +9,9 @@ from river.stats import Mean
 
 from p2pagent.routing.qos import LATENCY_US_MAX, Forecast, Outcome, Sample, Task
 from scripts.benches.qos_hoeffding import Hoeffding
-from scripts.benches.qos_predictors import CONTENDERS, METER
+from scripts.benches.qos_predictors import CONTENDERS
+from scripts.benches.qos_record import questions
+from scripts.benches.qos_replay import METER
 
 
 def drawn(rng: np.random.Generator) -> tuple[Task, Outcome]:
@@ -92,3 +96,16 @@ def test_predictions_are_bands_within_bounds_however_wild_the_leaves() -> None:
             band = getattr(forecast, figure)
             assert 0 <= band.low <= band.mean <= band.high <= LATENCY_US_MAX
         assert forecast.output_tokens.high <= 8
+
+
+def test_nobody_errs_less_about_lengths_than_who_knows_how_they_are_drawn() -> None:
+    model = CONTENDERS["knowing how lengths are drawn"]([])
+    for _ in range(100):  # of which it learns nothing
+        model.learn_one(Task(10, 0, 64), Outcome(1, 1, 60, 0), None)
+    asked = list(islice(questions(np.random.default_rng(3)), 3_000))
+    told = [model.predict_one(Task(10, 0, question.limit)).output_tokens.mean for question in asked]
+    errors = {
+        shift: np.mean([abs(q.output_tokens - min(q.limit, mean + shift)) for q, mean in zip(asked, told, strict=True)])
+        for shift in (-3, 0, 3)
+    }
+    assert errors[0] < min(errors[-3], errors[3])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from p2pagent.routing.qos import Band, Forecast, Outcome, Task
-from scripts.benches.qos_predictors import CONTENDERS, METER
-from scripts.benches.qos_replay import TARGETS, Answer, Scores, Trace, compared, replay, scores, windows
+from scripts.benches.qos_predictors import CONTENDERS
+from scripts.benches.qos_replay import METER, TARGETS, Answer, Scores, Trace, compared, replay, scores, windows
 from tests.qos_streams import Machine, stream
 
 

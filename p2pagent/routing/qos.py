@@ -46,6 +46,10 @@ class Task(Struct, frozen=True):
         """What of the prompt is to be computed."""
         return max(0, self.prompt_tokens - self.cached_tokens)
 
+    def usage(self, output_tokens: int) -> Usage:
+        """What is metered if so many tokens are answered, and no more is cached than is believed."""
+        return Usage(self.prompt_tokens, self.prompt_tokens - self.uncached_tokens, output_tokens)
+
 
 class Outcome(Struct, frozen=True):
     """What came of a task: time from the slot to the first token, per further token, and the tokens of the usage."""

@@ -14,7 +14,6 @@ from p2pagent.routing.qos_bands import Bands
 from p2pagent.routing.qos_forest import FIRST
 from p2pagent.routing.qos_latency import LEVEL_RATE, Latency
 from p2pagent.routing.qos_lengths import Lengths
-from p2pagent.types import Usage
 
 THOUSAND = 1_000
 """Tokens are counted in thousands, so that all features are about one."""
@@ -73,7 +72,7 @@ class Physical:
             output_tokens=self._band("output_tokens", tokens, task.max_tokens),
             total_us=self._band("total_us", ttft_us + tpot_us * max(0.0, tokens - 1)),
             cost_microcredits=self._band(
-                "cost_microcredits", self._cost(task, round(tokens)), self._cost(task, task.max_tokens)
+                "cost_microcredits", self._meter(task.usage(round(tokens))), self._meter(task.usage(task.max_tokens))
             ),
         )
 
@@ -89,9 +88,6 @@ class Physical:
         if outcome.has_tpot:
             self._tpot.learn(_further_tokens(met), context, outcome.tpot_us)
         self._lengths.learn(outcome.output_tokens, task.max_tokens)
-
-    def _cost(self, task: Task, output_tokens: int) -> int:
-        return self._meter(Usage(task.prompt_tokens, task.prompt_tokens - task.uncached_tokens, output_tokens))
 
     def _band(self, figure: str, mean: float, most: int = LATENCY_US_MAX) -> Band:
         return self._bands[figure].around(mean, most)

@@ -11,7 +11,6 @@ from unittest.mock import patch
 from p2pagent.peer import calling, choice, seller
 from p2pagent.routing.qos import Band, Forecast, Meter, Outcome, Sample, Task
 from p2pagent.routing.residency import Recall, Shelf
-from p2pagent.types import Usage
 
 Part = Literal["affinity", "prediction", "market", "eviction"]
 
@@ -40,7 +39,7 @@ class Means:
     def predict_one(self, task: Task) -> Forecast:
         """See `Predictor`."""
         total_us = self._ttft_us + self._tpot_us * max(0.0, self._tokens - 1)
-        cost = self._meter(Usage(task.prompt_tokens, task.cached_tokens, round(self._tokens)))
+        cost = self._meter(task.usage(round(self._tokens)))
         return Forecast(*(_flat(mean) for mean in (self._ttft_us, self._tpot_us, self._tokens, total_us, cost)))
 
 

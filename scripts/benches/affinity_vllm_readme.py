@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from scripts.benches.game_readme import against_target
-from scripts.benches.markdown import spread, table
+from scripts.benches.markdown import against_target, spread, table
 
 FIGURES = {
     "hit_rate": ("found in a cache", 3),

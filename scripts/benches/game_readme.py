@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scripts.benches.markdown import MISSING, table
+from scripts.benches.markdown import against_target, table
 
 PEERS = (50, 1_000)
 LOADS = ("load 0.3", "load 0.7", "load 0.9", "load 0.95")
@@ -14,17 +14,6 @@ def tables(result: dict[str, Any]) -> str:
     """What was held to a target, then latency and accuracy of every policy at few points."""
     held = against_target("ours, at the worst point", result["targets"])
     return "\n\n".join([held, *(points(result, peers) for peers in PEERS)])
-
-
-def against_target(title: str, targets: list[dict[str, Any]]) -> str:
-    """A row per target, under this title."""
-    return table([title, "target", "measured"], ([t["name"], t["target"], measured(t)] for t in targets))
-
-
-def measured(target: dict[str, Any]) -> str:
-    if target["measured"] is None:
-        return MISSING
-    return f"{target['measured']:.3f}" + ("" if target["met"] else ", missed")
 
 
 def points(result: dict[str, Any], peers: int) -> str:

@@ -20,3 +20,15 @@ def spread(interval: dict[str, Any] | None, digits: int) -> str:
     if interval is None:
         return MISSING
     return f"{interval['value']:.{digits}f} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
+
+
+def against_target(title: str, targets: list[dict[str, Any]]) -> str:
+    """A row per target, under this title."""
+    return table([title, "target", "measured"], ([t["name"], t["target"], measured(t)] for t in targets))
+
+
+def measured(target: dict[str, Any]) -> str:
+    """What was measured, and whether that is a miss."""
+    if target["measured"] is None:
+        return MISSING
+    return f"{target['measured']:.3f}" + ("" if target["met"] else ", missed")

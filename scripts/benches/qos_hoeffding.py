@@ -17,7 +17,6 @@ from river.preprocessing import StandardScaler
 from river.tree import HoeffdingTreeRegressor
 
 from p2pagent.routing.qos import LATENCY_US_MAX, Band, Forecast, Meter, Outcome, Sample, Task
-from p2pagent.types import Usage
 
 CONFIDENCE = 0.9
 WINDOW = 200
@@ -44,7 +43,7 @@ class Hoeffding:
     def predict_one(self, task: Task) -> Forecast:
         """See `Predictor`."""
         features = self._features(task)
-        dearest = self._meter(Usage(task.prompt_tokens, task.cached_tokens, task.max_tokens))
+        dearest = self._meter(task.usage(task.max_tokens))
         return Forecast(
             ttft_us=self._band("ttft_us", features, LATENCY_US_MAX),
             tpot_us=self._band("tpot_us", features, LATENCY_US_MAX),
@@ -64,11 +63,10 @@ class Hoeffding:
 
     def _features(self, task: Task) -> dict[Hashable, float]:
         """What the physical predictor is told, its products, and the recent latencies."""
-        uncached = max(0, task.prompt_tokens - task.cached_tokens)
         return {
             **{name: float(getattr(task, name)) for name in Task.__struct_fields__},
-            "uncached_tokens": float(uncached),
-            "attention": float(uncached * task.prompt_tokens),
+            "uncached_tokens": float(task.uncached_tokens),
+            "attention": float(task.uncached_tokens * task.prompt_tokens),
             "recent_ttft_us": self._ttft_us,
             "recent_tpot_us": self._tpot_us,
         }

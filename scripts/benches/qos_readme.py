@@ -3,8 +3,7 @@
 from statistics import fmean
 from typing import Any
 
-from scripts.benches.game_readme import against_target
-from scripts.benches.markdown import spread, table
+from scripts.benches.markdown import against_target, spread, table
 from scripts.benches.qos_replay import MEANT
 
 OURS, KNOWING = "physical", "knowing how lengths are drawn"

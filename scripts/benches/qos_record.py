@@ -78,8 +78,12 @@ class Asked(Struct, eq=False):
     question: Question
     domain: bytes
     prefix: tuple[Prefix, ...]
-    prompt_tokens: int
     task: Task
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all of it."""
+        return self.task.prompt_tokens
 
 
 class Recorder(Struct):
@@ -106,7 +110,7 @@ class Recorder(Struct):
             tokens = await self.engine.count_tokens(question.turns)
             domain, prefix = self.marker.tell(chain(question.turns), SELLER)
             task = Task(tokens, self.shelf.held_tokens(domain, prefix, tokens, self.running), question.limit)
-            self.queue.append(Asked(question, domain, prefix, tokens, task))
+            self.queue.append(Asked(question, domain, prefix, task))
             self._fill(nursery)
 
     def _fill(self, nursery: trio.Nursery) -> None:

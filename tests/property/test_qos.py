@@ -13,7 +13,6 @@ from p2pagent.routing.qos_bands import Bands
 from p2pagent.routing.qos_lengths import EXPECTED, Lengths
 from p2pagent.routing.qos_physical import Physical
 from p2pagent.routing.qos_regression import FORGET, PRIOR_ANSWERS, RIDGE, Regression
-from p2pagent.types import Usage
 from tests.scenario import METER
 
 FEATURES = 3
@@ -145,6 +144,6 @@ def test_whatever_was_learned_predictions_are_bands_within_bounds(
         forecast = model.predict_one(task)
         for figure in Forecast.__struct_fields__:
             band = getattr(forecast, figure)
-            dearest = METER(Usage(task.prompt_tokens, task.prompt_tokens - task.uncached_tokens, task.max_tokens))
+            dearest = METER(task.usage(task.max_tokens))
             most = {"output_tokens": task.max_tokens, "cost_microcredits": dearest}.get(figure, LATENCY_US_MAX)
             assert 0 <= band.low <= band.mean <= band.high <= most

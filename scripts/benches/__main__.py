@@ -190,9 +190,9 @@ def affinity_command(
     """Do conversations find their way back to the caches that hold them?
 
     Plays the same conversations on shared documents by ours and by the published routers: on simulated networks of 50
-    and 500 nodes; or, with vllm, on three daemons of this machine, each with an engine of its own, asked by a fourth. A
-    full run on vLLM takes about forty minutes, a quick one three, since engines have to start. A quick one holds ours
-    to no target against routers.
+    and 500 nodes; or, with vllm, on three daemons of this machine, each with an engine of its own, asked by a fourth.
+    The full run takes about 80 minutes on two cores, on vLLM about 45; a quick one on vLLM three, since engines have
+    to start. A quick one holds ours to no target against routers.
 
     Examples:
 

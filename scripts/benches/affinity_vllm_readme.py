@@ -38,8 +38,8 @@ def asked(trace: dict[str, Any], speed: dict[str, float]) -> str:
 
 
 def held(targets: list[dict[str, Any]]) -> str:
-    """A row per target that is a figure."""
-    return against_target("", [target for target in targets if target["target"][0] != "="])
+    """A row per target that is a figure or missed: what has to be exact, and is, need not be told."""
+    return against_target("", [target for target in targets if target["target"][0] != "=" or not target["met"]])
 
 
 def policies(rows: list[dict[str, Any]], columns: dict[str, tuple[str, int]] = FIGURES) -> str:

@@ -31,4 +31,5 @@ def measured(target: dict[str, Any]) -> str:
     """What was measured, and whether that is a miss."""
     if target["measured"] is None:
         return MISSING
-    return f"{target['measured']:.3f}" + ("" if target["met"] else ", missed")
+    digits = 3 if isinstance(target["measured"], float) else 0
+    return f"{target['measured']:,.{digits}f}" + ("" if target["met"] else ", missed")
